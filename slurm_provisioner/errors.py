@@ -1,0 +1,181 @@
+"""Everything that can go wrong, one tree.
+
+.. code-block:: text
+
+    SlurmProvisionerError
+    ├── ConfigError                 the kernelspec, an override or the site's settings
+    │   └── LimitError              a value above what the site allows
+    ├── CommandError                a command on the cluster failed
+    │   ├── CommandNotFoundError    it is not there
+    │   ├── CommandTimeoutError     no answer in time (also a TimeoutError)
+    │   └── SubmissionError         sbatch refused the job
+    ├── JobError                    the job did not give a kernel, or no longer does
+    │   ├── JobEndedError           it ended: failed, cancelled, out of time or memory …
+    │   ├── KernelStartError        the job runs, the kernel in it does not
+    │   ├── QueueTimeoutError       it waited longer than `queue_timeout` (also a TimeoutError)
+    │   └── StartTimeoutError       it ran, but no kernel within `start_timeout` (also a TimeoutError)
+    └── LinkError                   the supervisor on the compute node cannot be reached
+
+An error is a sentence, its evidence, and the next step. Programs read the fields, people read `str()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "CommandError",
+    "CommandNotFoundError",
+    "CommandTimeoutError",
+    "ConfigError",
+    "JobEndedError",
+    "JobError",
+    "KernelStartError",
+    "LimitError",
+    "LinkError",
+    "QueueTimeoutError",
+    "SlurmProvisionerError",
+    "StartTimeoutError",
+    "SubmissionError",
+]
+
+
+class SlurmProvisionerError(Exception):
+    """Base of all errors of this package.
+
+    Parameters
+    ----------
+    summary : str
+        What happened, one sentence.
+    evidence : sequence of str, optional
+        Lines that show it: a command, its output, a state, the end of a log.
+    hint : str, optional
+        What to do next.
+    """
+
+    def __init__(self, summary: str, *, evidence: Sequence[str] = (), hint: str = "") -> None:
+        self.summary = summary
+        self.evidence = tuple(evidence)
+        self.hint = hint
+        super().__init__(summary)
+
+    def __str__(self) -> str:
+        lines = [self.summary, *(f"  {line}" for line in self.evidence)]
+        if self.hint:
+            lines.append(f"→ {self.hint}")
+        return "\n".join(lines)
+
+
+class ConfigError(SlurmProvisionerError, ValueError):
+    """The kernelspec's `config`, an override or a site setting cannot be used."""
+
+
+class LimitError(ConfigError):
+    """A value is above what the site's `limits` allow."""
+
+
+class CommandError(SlurmProvisionerError):
+    """A command on the cluster failed.
+
+    Attributes
+    ----------
+    argv : tuple of str
+        The command.
+    returncode : int or None
+        Its exit code; None if it did not get that far.
+    stdout, stderr : str
+        What it printed.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        argv: Sequence[str],
+        returncode: int | None = None,
+        stdout: str = "",
+        stderr: str = "",
+        hint: str = "",
+    ) -> None:
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+        outcome = "" if returncode is None else f" (exit code {returncode})"
+        printed = (stderr.strip() or stdout.strip()).splitlines()
+        evidence = [f"command: {' '.join(argv)}{outcome}", *printed[-8:]]
+        super().__init__(summary, evidence=evidence, hint=hint)
+
+
+class CommandNotFoundError(CommandError):
+    """The program is not on the cluster's PATH."""
+
+
+class CommandTimeoutError(CommandError, TimeoutError):
+    """A command did not answer within its time limit."""
+
+
+class SubmissionError(CommandError):
+    """sbatch refused the job."""
+
+
+class JobError(SlurmProvisionerError):
+    """A job did not give a kernel, or no longer does.
+
+    Attributes
+    ----------
+    job_id : str
+        Slurm's id of the job.
+    state : str
+        Slurm's state of the job when last seen, such as ``TIMEOUT``.
+    reason : str
+        Slurm's reason for that state, if it gave one.
+    log : tuple of str
+        The last lines of the job's log.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        job_id: str,
+        state: str = "",
+        reason: str = "",
+        log: Sequence[str] = (),
+        log_path: str = "",
+        hint: str = "",
+    ) -> None:
+        self.job_id = job_id
+        self.state = state
+        self.reason = reason
+        self.log = tuple(log)
+        self.log_path = log_path
+        evidence = []
+        if state:
+            evidence.append(f"state: {state}" + (f" ({reason})" if reason else ""))
+        if log:
+            evidence.append(f"end of {log_path or 'the log'}:")
+            evidence.extend(f"  {line}" for line in log)
+        elif log_path:
+            evidence.append(f"log: {log_path}")
+        super().__init__(summary, evidence=evidence, hint=hint)
+
+
+class JobEndedError(JobError):
+    """The job ended: failed, cancelled, out of time or memory, its node lost."""
+
+
+class KernelStartError(JobError):
+    """The job runs, but the kernel in it ended before it could be used."""
+
+
+class QueueTimeoutError(JobError, TimeoutError):
+    """The job was still in the queue after `queue_timeout`."""
+
+
+class StartTimeoutError(JobError, TimeoutError):
+    """The job ran, but there was no kernel after `start_timeout`."""
+
+
+class LinkError(SlurmProvisionerError):
+    """The supervisor on the compute node cannot be reached."""
