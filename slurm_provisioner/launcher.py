@@ -1,0 +1,1137 @@
+"""The supervisor: a job's first process on the compute node. It starts the kernel and answers for it.
+
+The batch script ends in ``exec python3 - RUN_DIR`` with this text on standard input, so nothing is installed on the
+node: Python >= 3.6 and its standard library are enough. ``RUN_DIR/request.json`` says what to run and
+``RUN_DIR/connection.json`` tells the server side where we listen: one TLS port with mutual certificates, on which the
+ALPN name chooses a channel of the kernel, or our own: commands and events, a JSON object a line.
+
+From top to bottom: pure functions, the request, the private directory, the kernel's process, the port, the supervisor.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    # Of a text on standard input, the path begins with the current directory: a json.py of the user's home is not ours.
+    sys.path[:] = [entry for entry in sys.path if entry]
+import os
+
+if __name__ == "__main__":
+    # Nor is an old backport on PYTHONPATH, which is meant for the kernel.
+    sys.path.insert(0, os.path.dirname(os.__file__))
+import errno
+import json
+import re
+import signal
+import socket
+import stat
+import string
+import subprocess
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
+
+if TYPE_CHECKING:  # see import_the_rest
+    import asyncio
+    import fcntl
+    import logging
+    import random
+    import ssl
+    import struct
+
+    Reader = asyncio.StreamReader
+    Writer = asyncio.StreamWriter
+    Serve = Callable[[str, Reader, Writer], Coroutine[Any, Any, None]]
+
+PROTOCOL = 1
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # in the order of an ipc kernel's port numbers 1 to 5
+LOG_LINES = 20  # of the job's log, told with the news of the kernel's end
+LOG_BYTES = 64 * 1024  # read at most, from the end of the job's log
+CHUNK_BYTES = 256 * 1024  # moved at a time by a pump
+LINE_BYTES = 1024 * 1024  # a command on the supervisor channel
+BACKLOG_BYTES = 4 * 1024 * 1024  # unread events and answers, then the channel is dropped
+SOCKET_PATH_BYTES = 107  # sun_path of a unix socket is shorter
+
+REQUEST_SECONDS = 30.0  # NFS shows a new file late
+LOOKUP_SECONDS = 3.0  # for a name server
+HANDSHAKE_SECONDS = 15.0
+KERNEL_SOCKET_SECONDS = 60.0  # a channel waits so long for the kernel to bind it
+KILL_SECONDS = 10.0  # a process in the grip of a dead file system does not even end by SIGKILL
+FLUSH_SECONDS = 30.0  # for what a peer has not taken when its connection is to be closed
+LAST_FLUSH_SECONDS = 2.0  # the same at the end of the job
+QUIET_SECONDS = 60.0  # between two lines about connections that went wrong
+SUSPENDED_SECONDS = 5.0  # a timer that comes later than this was stopped, together with us
+POLL_SECONDS = 0.02
+YOUNG_SECONDS = 20.0
+OLD_POLL_SECONDS = 0.25
+
+BAD_REQUEST, NO_COMMAND, NO_PORT, NO_DIRECTORY, NO_ANSWER = range(111, 116)  # exit codes of our own
+UNEXPECTED = 70  # EX_SOFTWARE
+SIGNALLED = 128  # + the signal's number, as in a shell
+
+# A unix socket cannot be made on these, or not be used. FUSE counts as one, but for a rootless container's root.
+NETWORK_FILE_SYSTEMS = re.compile(
+    r"(nfs|lustre|gpfs|beegfs|ceph|cifs|smb|9p$|afs|panfs|orangefs|pvfs2|wekafs|fuse(?!\.fuse-overlayfs$)|fhgfs|davfs)"
+)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+KEPT_SIGNALS = (*ENDING_SIGNALS, signal.SIGUSR1, signal.SIGCHLD)
+HANDLED_SIGNALS = (*KEPT_SIGNALS, signal.SIGINT, signal.SIGUSR2)
+
+REASONS = {  # of the end, in words
+    "stop": "Jupyter has shut the kernel down",
+    "lease": "Jupyter has not been heard of for too long",
+    "crash-grace": "nobody has restarted the kernel",
+    "terminated": "Slurm has asked it to",
+}
+
+NOTHING = type(None)
+Json = Dict[str, Any]
+Endpoint = Union[str, Tuple[str, int]]
+
+
+class LauncherError(Exception):
+    """A sentence for the user, and the exit code if it ends the supervisor."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        self.code = code
+        super().__init__(sentence)
+
+
+def import_the_rest() -> None:
+    """Import what takes 60 to 100 ms. It is done beside the kernel's own start, not before it."""
+    for name in ("asyncio", "fcntl", "logging", "random", "ssl", "struct"):
+        globals()[name] = __import__(name)
+
+
+def say(text: str) -> None:
+    """Write to the job's log; a full disk must not end a kernel."""
+    with suppress(OSError):
+        os.write(2, "".join(f"slurm-provisioner: {line}\n" for line in text.split("\n")).encode("utf-8", "replace"))
+
+
+# Text and decisions ---------------------------------------------------------------------------------------------------
+
+
+def file_system(path: str, mounts: str) -> str:
+    """Type of the file system that holds a path, by the text of ``/proc/mounts``."""
+    best_point, best_type = "", ""
+    for line in mounts.split("\n"):
+        fields = line.split(" ")
+        if len(fields) > 2:  # noqa: PLR2004
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), fields[1])
+            if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best_point):
+                best_point, best_type = point, fields[2]  # of two on the same point the later one is on top
+    return best_type
+
+
+def unsuitable(directory: str, mounts: str, longest_name: str) -> str:
+    """Why sockets cannot live in a directory; empty if they can."""
+    if not os.path.isabs(directory) or not os.path.isdir(directory):
+        return "is not a directory"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return "is not writable"
+    kind = file_system(os.path.realpath(directory), mounts)
+    if NETWORK_FILE_SYSTEMS.match(kind):
+        return f"is on a network file system ({kind})"
+    if len(os.fsencode(os.path.join(directory, longest_name))) >= SOCKET_PATH_BYTES:
+        return "has too long a name for sockets"
+    if not directory.isprintable():  # nor has JSON, which will hold it, a way to write bytes that are no text
+        return "has an unprintable name"
+    return ""
+
+
+def find_program(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether a bare name is on the PATH of an environment."""
+    places = (os.path.join(folder, name) for folder in os.get_exec_path(dict(environment)))
+    return any(os.path.isfile(place) and os.access(place, os.X_OK) for place in places)
+
+
+def python_for(name: str, server_python: Optional[str], environment: Mapping[str, str]) -> str:
+    """Find what a kernelspec's bare ``python`` means here; leave any other command as it is."""
+    if not re.match(r"python(\d+(\.\d+)?)?$", name):
+        return name
+    if server_python and os.path.isfile(server_python) and os.access(server_python, os.X_OK):
+        return server_python
+    if name == "python" and not find_program(name, environment) and find_program("python3", environment):
+        return "python3"
+    return name
+
+
+def kernel_environment(job: Mapping[str, str], wanted: Mapping[str, str], parent: Optional[int]) -> Dict[str, str]:
+    """Environment of the kernel.
+
+    Parameters
+    ----------
+    job : mapping
+        The job's own environment. All of it stays, but for the ``JPY_*`` of another Jupyter.
+    wanted : mapping
+        Set on top of it; ``$NAME`` and ``${NAME}`` in its values stand for the job's variables.
+    parent : int or None
+        The process without which the kernel shall end, if it can watch one.
+    """
+    environment = {name: value for name, value in job.items() if not name.startswith("JPY_")}
+    environment.update({name: string.Template(value).safe_substitute(job) for name, value in wanted.items()})
+    environment.pop("JPY_PARENT_PID", None)
+    if parent is not None:
+        environment["JPY_PARENT_PID"] = str(parent)
+    return environment
+
+
+def announced_hosts(to_submitter: str, named: Mapping[str, List[str]], to_anywhere: str) -> List[str]:
+    """Names and addresses to reach this node by, best first.
+
+    Parameters
+    ----------
+    to_submitter, to_anywhere : str
+        Our address on the way to the host that submitted, and on the default route; empty if there is none.
+    named : mapping
+        The node's names with the addresses that each resolves to here.
+    """
+    usable = [name for name, addresses in named.items() if any(map(is_reachable, addresses))]
+    return list(dict.fromkeys([*filter(is_reachable, [to_submitter]), *usable, *filter(is_reachable, [to_anywhere])]))
+
+
+def is_reachable(address: str) -> bool:
+    """Whether others may reach an address: not loopback, nor one that needs an interface named with it."""
+    return bool(address) and not address.startswith(("127.", "0.", "fe80:")) and address not in ("::1", "::")
+
+
+def ipv6_address(interface: str, table: str) -> str:
+    """First global address of an interface, by the text of ``/proc/net/if_inet6``; empty if there is none."""
+    for line in table.split("\n"):
+        fields = line.split()
+        if fields[5:] == [interface] and fields[3] == "00":  # scope: global
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[0]))
+    return ""
+
+
+def log_tail(lines: int) -> List[str]:
+    """Last lines of the job's log, which is our standard output; none if that is not a file."""
+    try:
+        if not stat.S_ISREG(os.fstat(1).st_mode):
+            return []
+        with open("/proc/self/fd/1", "rb") as log:  # opened afresh: the kernel writes by the offset of our own
+            log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_BYTES))
+            text = log.read(LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.rstrip("\n").split("\n")[-lines:] if text and lines > 0 else []
+
+
+# What is to be done ---------------------------------------------------------------------------------------------------
+
+
+def field(document: Any, path: str, *kinds: type, of: type = object) -> Any:
+    """Value at a dotted path such as ``kernel.argv``, if it is there and of one of the types, and its items as well."""
+    value = document
+    for key in path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise LauncherError(BAD_REQUEST, f"the request has no {path!r}")
+        value = value[key]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise LauncherError(BAD_REQUEST, f"the request's {path!r} is of the wrong type ({type(value).__name__})")
+    if not all(isinstance(item, of) for item in items):
+        raise LauncherError(BAD_REQUEST, f"the request's {path!r} must hold nothing but {of.__name__}")
+    return value
+
+
+class KernelSpec(NamedTuple):
+    """The kernel to run: ``kernel`` and ``session`` of a request or of a restart."""
+
+    argv: List[str]
+    python: Optional[str]
+    env: Dict[str, str]
+    cwd: Optional[str]
+    transport: str
+    wrapper: List[str]
+    direct_child: bool
+    session: Dict[str, str]
+
+    @classmethod
+    def read(cls, document: Any) -> "KernelSpec":
+        """Take it from a request."""
+        session = field(document, "session", dict)
+        for name in ("key", "signature_scheme", "kernel_name"):
+            field(session, name, str)
+        spec = cls(
+            argv=field(document, "kernel.argv", list, of=str),
+            python=field(document, "kernel.python", str, NOTHING),
+            env=field(document, "kernel.env", dict, of=str),
+            cwd=field(document, "kernel.cwd", str, NOTHING),
+            transport=field(document, "kernel.transport", str),
+            wrapper=field(document, "kernel.wrapper", list, of=str),
+            direct_child=field(document, "kernel.direct_child", bool),
+            session=session,
+        )
+        if not spec.argv or spec.transport not in ("ipc", "tcp"):
+            raise LauncherError(
+                BAD_REQUEST, "the request needs a 'kernel.argv', and a 'kernel.transport' of ipc or tcp"
+            )
+        return spec
+
+    def command(self, private: "PrivateDir", environment: Mapping[str, str]) -> List[str]:
+        """Argument list of the kernel, or of what wraps it."""
+        first = python_for(self.argv[0], self.python, environment)
+        argv = [word.replace("{connection_file}", private.connection_file) for word in [first, *self.argv[1:]]]
+        if not self.wrapper:
+            return argv
+        wrapper = [word.replace("{connection_dir}", private.path) for word in self.wrapper]
+        return [*wrapper, "/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', private.pid_file, *argv]
+
+
+class Request:
+    """The server side's request, complete and of the right types."""
+
+    def __init__(self, document: Any) -> None:
+        if not isinstance(document, dict) or document.get("protocol") != PROTOCOL:
+            raise LauncherError(BAD_REQUEST, f"request.json is not of protocol {PROTOCOL}")
+        self.nonce: str = field(document, "nonce", str)
+        self.kernel_id: str = field(document, "kernel_id", str)
+        self.kernel = KernelSpec.read(document)
+        self.certificate: str = field(document, "tls.certificate", str)
+        self.private_key: str = field(document, "tls.private_key", str)
+        self.peer_certificate: str = field(document, "tls.peer_certificate", str)
+        self.address: Optional[str] = field(document, "listen.address", str, NOTHING)
+        self.interface: Optional[str] = field(document, "listen.interface", str, NOTHING)
+        self.port_range: Optional[List[int]] = field(document, "listen.port_range", list, NOTHING, of=int)
+        if self.port_range and (len(self.port_range) != 2 or not 0 < self.port_range[0] <= self.port_range[1] < 65536):  # noqa: PLR2004
+            raise LauncherError(BAD_REQUEST, f"{self.port_range} is no range of ports")
+        self.lease: Optional[float] = field(document, "lease", int, float, NOTHING)
+        self.crash_grace: float = field(document, "crash_grace", int, float)
+        self.warn_before_end: float = field(document, "warn_before_end", int, float)
+        self.stop_timeout: float = field(document, "stop_timeout", int, float)
+
+    @classmethod
+    def wait_for(cls, run_dir: str, signals: "Signals") -> "Request":
+        """Read ``request.json``, which on a shared file system may come late or in parts."""
+        path = os.path.join(run_dir, "request.json")
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    return cls(json.load(file))
+            except ValueError:
+                trouble = "it is not complete"
+            except OSError as error:
+                trouble = error.strerror or str(error)
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    deadline = 0.0
+            if time.monotonic() > deadline:
+                raise LauncherError(BAD_REQUEST, f"cannot read {path!r}: {trouble}")
+            signals.check()
+            time.sleep(0.1)
+            with suppress(OSError):
+                os.listdir(run_dir)  # makes an NFS client ask anew what is there
+
+
+class Signals:
+    """The signals to the supervisor, from its first moment on.
+
+    Those that matter are kept until there is an event loop to answer them. An interrupt before is dropped: nothing
+    runs yet that could be meant. What the batch shell ignores gets a handler as well: with exec, handlers return to
+    the default, ignored signals do not, and the kernel must begin with the defaults.
+    """
+
+    def __init__(self) -> None:
+        self.kept: List[int] = []
+        for signum in range(1, signal.NSIG):
+            if signum in KEPT_SIGNALS:
+                signal.signal(signum, lambda number, _frame: self.kept.append(number))
+            elif signum in (signal.SIGPIPE, signal.SIGXFSZ):
+                continue  # ignored by Python itself; Popen restores them
+            elif signum in HANDLED_SIGNALS or signal.getsignal(signum) is signal.SIG_IGN:
+                signal.signal(signum, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def check(self) -> None:
+        """End here if we were told to, before anything was started."""
+        for signum in self.kept:
+            if signum in ENDING_SIGNALS:
+                raise LauncherError(SIGNALLED + signum, f"ended by signal {signum} before the kernel was started")
+
+    def hand_over(self, loop: "asyncio.AbstractEventLoop", handler: Callable[[int], None]) -> None:
+        """Let a handler answer the signals from now on, first of all those that were kept."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        for signum in HANDLED_SIGNALS:
+            loop.add_signal_handler(signum, handler, signum)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        for kept in self.kept:
+            handler(kept)
+
+
+class PrivateDir:
+    """A directory of our own on a local file system, for sockets and for what is secret. Removed at the end."""
+
+    def __init__(self, environment: Mapping[str, str], kernel_id: str) -> None:
+        name = "slurm-kernel-" + os.urandom(6).hex()
+        with open("/proc/self/mounts", "rb") as file:
+            mounts = os.fsdecode(file.read())
+        refused = []
+        wanted = (environment.get("SLURM_TMPDIR"), environment.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
+        for base in filter(None, wanted):
+            reason = unsuitable(base, mounts, os.path.join(name, "k-1"))
+            if not reason:
+                try:
+                    os.mkdir(os.path.join(base, name), 0o700)
+                    break
+                except OSError as error:
+                    reason = f"cannot be used ({error.strerror})"
+            refused.append(f"{base!r} {reason}")
+        else:
+            raise LauncherError(NO_DIRECTORY, "no usable place for the kernel's sockets: " + "; ".join(refused))
+        self.path = os.path.join(base, name)
+        self.pid_file = os.path.join(self.path, "pid")
+        # Libraries take the kernel's id from this name.
+        self.connection_file = os.path.join(self.path, "kernel-{}.json".format(re.sub(r"[^\w.-]", "_", kernel_id)[:64]))
+
+    def clear(self) -> None:
+        """Remove what a kernel has left: its sockets, its connection file."""
+        for name in os.listdir(self.path):
+            with suppress(OSError):
+                os.unlink(os.path.join(self.path, name))
+
+    def write(self, path: str, text: str) -> None:
+        """Write one of the directory's files."""
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(text)
+        except OSError as error:
+            raise LauncherError(NO_DIRECTORY, f"cannot write to {self.path!r}: {error.strerror}") from error
+
+    def __enter__(self) -> "PrivateDir":  # noqa: PYI034 (typing.Self is new in 3.11)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        import shutil  # noqa: PLC0415 (late, as the others are, but also without them)
+
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+# The kernel -----------------------------------------------------------------------------------------------------------
+
+
+def kernel_ports(transport: str, private: PrivateDir) -> Tuple[str, Dict[str, int]]:
+    """Choose where the kernel shall bind: its connection file's ``ip``, and the port of each channel."""
+    if transport == "ipc":
+        return os.path.join(private.path, "k"), {channel: number for number, channel in enumerate(CHANNELS, 1)}
+    # On an address of 127.0.0.0/8 that nobody else uses, ports found free stay free until the kernel has bound them.
+    ip = "127.{}.{}.{}".format(*(1 + byte % 254 for byte in os.urandom(3)))
+    probes = {channel: socket.socket() for channel in CHANNELS}
+    for probe in probes.values():
+        probe.bind((ip, 0))
+    ports = {channel: probe.getsockname()[1] for channel, probe in probes.items()}
+    for probe in probes.values():
+        probe.close()
+    return ip, ports
+
+
+def accepts(endpoint: Endpoint) -> bool:
+    """Whether the kernel has bound an endpoint."""
+    if isinstance(endpoint, str):
+        return os.path.exists(endpoint)
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(endpoint) == 0
+
+
+def working_directory(wanted: Optional[str]) -> Optional[str]:
+    """Where the kernel starts: in the wanted directory, if it is one here, or else at home."""
+    home = os.path.expanduser("~")
+    if wanted:
+        if os.path.isdir(wanted) and os.access(wanted, os.X_OK):
+            return wanted
+        say(f"there is no directory {wanted!r} here, the kernel starts in {home!r}")
+    return home if os.path.isdir(home) else None
+
+
+def process_stat(pid: int) -> List[str]:
+    """Fields of ``/proc/PID/stat`` from the third on, which are the state, the parent, the group."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].decode().split()
+
+
+def start_time(pid: int) -> str:
+    """When a process began: with its number, this names a process for good."""
+    return process_stat(pid)[19]
+
+
+def has_members(group: int) -> bool:
+    """Whether a process group has a process that runs; those that only wait to be reaped by others do not count."""
+    with suppress(OSError):
+        os.killpg(group, 0)
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            with suppress(OSError, IndexError):
+                state, _, its_group = process_stat(pid)[:3]
+                if int(its_group) == group and state not in "ZX":
+                    return True
+    return False
+
+
+async def until(condition: Callable[[], bool], patience: float) -> bool:
+    """Wait for a condition of which no event tells; False if it does not come in time."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+class Kernel:
+    """One run of the kernel's process and of all that is in its process group; it starts with the object.
+
+    Attributes
+    ----------
+    generation : int
+        Counts the starts.
+    ready : bool
+        Its sockets have been seen.
+    expected : bool
+        We have asked it to end.
+    over : bool
+        Nothing of it is left: the numbers of its groups may belong to others by now.
+    """
+
+    def __init__(self, spec: KernelSpec, private: PrivateDir, generation: int) -> None:
+        self.private = private
+        self.generation = generation
+        self.ready = self.expected = self.over = False
+        self.inner: Optional[Tuple[int, str]] = None
+        ip, ports = kernel_ports(spec.transport, private)
+        self.endpoints: Dict[str, Endpoint] = {
+            channel: f"{ip}-{port}" if spec.transport == "ipc" else (ip, port) for channel, port in ports.items()
+        }
+        info = dict(
+            spec.session, transport=spec.transport, ip=ip, **{f"{name}_port": port for name, port in ports.items()}
+        )
+        private.clear()
+        private.write(private.connection_file, json.dumps(info))
+        environment = kernel_environment(os.environ, spec.env, os.getpid() if spec.direct_child else None)
+        try:
+            self.process = subprocess.Popen(
+                spec.command(private, environment),
+                cwd=working_directory(spec.cwd),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:  # ValueError: text that no file name and no variable can hold
+            trouble = getattr(error, "strerror", None) or error
+            program = (spec.wrapper or spec.argv)[0]
+            raise LauncherError(NO_COMMAND, f"cannot start the kernel's command {program!r}: {trouble}") from error
+        self.pid = self.process.pid
+
+    def __enter__(self) -> "Kernel":  # noqa: PYI034
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(KILL_SECONDS)
+
+    def outcome(self) -> Json:
+        """How it ended: by an exit code, or by a signal."""
+        code: int = self.process.returncode
+        return {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
+
+    def poll(self) -> bool:
+        """Whether the process has ended. If it was not asked to, what it leaves behind is ended with it."""
+        if self.process.returncode is None:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            if not self.expected:  # workers left behind hold memory, GPUs and the kernel's sockets
+                self.kill()  # before the leader is reaped: until then nobody else can have the group's number
+                self.over = True
+            self.process.wait()
+        return True
+
+    def find_inner(self) -> None:
+        """Learn which process the kernel is, if a wrapper runs it.
+
+        The number in the pid file is trusted only if the process of that number has our directory in its arguments:
+        a container may count in a namespace of its own.
+        """
+        with suppress(OSError, ValueError):
+            with open(self.private.pid_file) as file:
+                pid = int(file.read())
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if os.fsencode(self.private.path) in file.read():
+                    self.inner = pid, start_time(pid)
+
+    def groups(self) -> List[int]:
+        """Process groups to signal, the kernel's own first: srun has another one, and does not pass signals on."""
+        if self.over:
+            return []
+        groups = [self.pid]
+        if self.inner is None:
+            self.find_inner()
+        if self.inner is not None:
+            pid, started = self.inner
+            with suppress(OSError):
+                if start_time(pid) == started and os.getpgid(pid) != self.pid:
+                    groups.insert(0, os.getpgid(pid))
+        return groups
+
+    def signal(self, signum: int) -> None:
+        """Signal the kernel's process group."""
+        if self.poll():
+            raise LauncherError(BAD_REQUEST, "the kernel is not running")
+        os.killpg(self.groups()[0], signum)
+
+    def kill(self) -> None:
+        """Kill all that is left of its process groups."""
+        for group in self.groups():
+            with suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
+
+    def gone(self) -> bool:
+        """Whether it has ended, and all of its groups with it."""
+        return self.poll() and not any(map(has_members, self.groups()))
+
+    async def end(self, patience: float) -> None:
+        """Ask the process group to end, kill what is left of it after some seconds, and see it gone."""
+        if self.poll() and self.over:
+            return
+        self.expected = True
+        with suppress(OSError, LauncherError):
+            self.signal(signal.SIGTERM)
+        if not await until(self.gone, patience):
+            self.kill()
+            if not await until(self.poll, KILL_SECONDS):
+                raise LauncherError(UNEXPECTED, f"the kernel's process {self.pid} does not end")
+        self.over = True
+
+    async def connect(self, channel: str) -> "Tuple[Reader, Writer]":
+        """Connect to one of its sockets."""
+        endpoint = self.endpoints[channel]
+        if isinstance(endpoint, str):
+            return await asyncio.open_unix_connection(endpoint, limit=CHUNK_BYTES)
+        return await asyncio.open_connection(*endpoint, limit=CHUNK_BYTES)
+
+
+# The port -------------------------------------------------------------------------------------------------------------
+
+
+def tls_context(request: Request, private: PrivateDir) -> "ssl.SSLContext":
+    """TLS with our certificate, for a peer that has the one which we were told."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    if hasattr(context, "minimum_version"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:  # Python 3.6
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    context.options |= ssl.OP_NO_TICKET | getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    if hasattr(context, "num_tickets"):  # sessions are not resumed, every handshake shows its certificate
+        context.num_tickets = 0
+    context.set_alpn_protocols([*CHANNELS, "supervisor"])
+    path = os.path.join(private.path, "tls.pem")
+    private.write(path, request.certificate + "\n" + request.private_key)
+    try:
+        context.load_cert_chain(path)
+        context.load_verify_locations(cadata=request.peer_certificate)
+    except (OSError, ValueError) as error:
+        raise LauncherError(BAD_REQUEST, f"the request's certificates cannot be used: {error}") from error
+    finally:
+        os.unlink(path)
+    return context
+
+
+def listening_socket(address: str, port_range: Optional[List[int]]) -> socket.socket:
+    """Bind an address, at a free port of a range if there is one. Accepted connections inherit the socket's options."""
+    low, high = port_range or (0, 0)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise LauncherError(NO_PORT, f"cannot bind to {address!r}: {error}") from error
+    for port in random.sample(range(low, high + 1), high + 1 - low):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("KEEPIDLE", 15), ("KEEPINTVL", 15), ("KEEPCNT", 4), ("USER_TIMEOUT", 75_000)):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{option}"), value)
+        try:
+            listener.bind((place[0], port, *place[2:]))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise LauncherError(NO_PORT, f"cannot bind to {address!r}: {error.strerror}") from error
+        else:
+            return listener
+    raise LauncherError(NO_PORT, f"cannot bind to {address!r}: no port from {low} to {high} is free")
+
+
+def interface_address(interface: str) -> str:
+    """IPv4 address of an interface, or else its IPv6 address; empty if it has neither."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        siocgifaddr = 0x8915
+        answer = fcntl.ioctl(probe.fileno(), siocgifaddr, struct.pack("256s", os.fsencode(interface)[:15]))
+        return socket.inet_ntoa(answer[20:24])
+    with suppress(OSError), open("/proc/net/if_inet6") as table:
+        return ipv6_address(interface, table.read())
+    return ""
+
+
+def source_address(target: str) -> str:
+    """Our address on the way to another; nothing is sent. Empty if there is no way."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))
+        return str(probe.getsockname()[0])
+    return ""
+
+
+async def resolve(name: str) -> Tuple[str, List[str]]:
+    """Look up a host's addresses: none if it is unknown, or the name server slow."""
+    lookup = asyncio.get_event_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    with suppress(OSError, UnicodeError, asyncio.TimeoutError):
+        return name, [str(entry[4][0]) for entry in await asyncio.wait_for(lookup, LOOKUP_SECONDS)]
+    return name, []
+
+
+def submitted_here(run_dir: str) -> bool:
+    """Whether the job was submitted on this very host, and in our network namespace."""
+    with suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            ours = [file.read().strip(), os.readlink("/proc/self/ns/net")]
+        with open(os.path.join(run_dir, "login-host")) as file:
+            return file.read().split() == ours
+    return False
+
+
+async def choose_address(request: Request, run_dir: str) -> Tuple[str, List[str]]:
+    """Choose the address to bind, and those to announce."""
+    if request.address:
+        return request.address, [request.address]
+    if request.interface:
+        address = interface_address(request.interface)
+        if not address:
+            raise LauncherError(
+                NO_PORT, f"cannot bind: there is no interface {request.interface!r} with an address here"
+            )
+        return address, [address]
+    if submitted_here(run_dir):
+        return "127.0.0.1", ["127.0.0.1"]
+    host = socket.gethostname()
+    submitter = os.environ.get("SLURM_SUBMIT_HOST") or host
+    names = [os.environ.get("SLURMD_NODENAME") or host, host]
+    found = dict(await asyncio.gather(*map(resolve, {submitter, *names})))
+    routes = filter(is_reachable, map(source_address, found[submitter]))
+    anywhere = source_address("198.51.100.1") or source_address("2001:db8::1")  # addresses for documentation
+    own = list(filter(is_reachable, (interface_address(name) for _, name in socket.if_nameindex())))
+    hosts = announced_hosts(next(routes, ""), {name: found[name] for name in names}, anywhere) or own or [host]
+    return ("::" if own and all(":" in address for address in own) else "0.0.0.0"), hosts  # noqa: S104 (mutual TLS)
+
+
+def publish(run_dir: str, document: Json) -> None:
+    """Write ``connection.json``, whole or not at all."""
+    path = os.path.join(run_dir, "connection.json")
+    draft = f"{path}.{os.urandom(4).hex()}"
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise LauncherError(NO_ANSWER, f"cannot write {path!r}: {error.strerror}") from error
+
+
+async def pump(reader: "Reader", writer: "Writer") -> None:
+    """Copy bytes until the source ends or a side fails, no faster than the destination takes them."""
+    with suppress(OSError):
+        while True:
+            data = await reader.read(CHUNK_BYTES)
+            if not data:
+                return
+            writer.write(data)
+            await writer.drain()
+
+
+def is_lost(writer: "Writer") -> bool:
+    """Whether a TLS connection is no more; before Python 3.11, is_closing does not tell."""
+    return writer.transport.is_closing() or writer.get_extra_info("socket") is None
+
+
+async def close(*writers: "Writer") -> None:
+    """Flush and close connections; by force, where the peer does not take the rest in time."""
+    open_ones = [writer for writer in writers if not is_lost(writer)]  # Python 3.11 breaks what is closed twice
+    ends = [writer.get_extra_info("socket") for writer in open_ones]
+    try:
+        for writer in open_ones:
+            writer.close()
+        await until(lambda: all(end.fileno() < 0 for end in ends), FLUSH_SECONDS)  # wait_closed is new in 3.7
+    finally:
+        for writer in open_ones:
+            writer.transport.abort()
+
+
+class Port:
+    """The TLS port, and the tasks that serve its connections.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        Where they run.
+    serve : callable
+        Called with a channel's name, a reader and a writer for each connection of the peer; it ends with the coroutine.
+    """
+
+    def __init__(self, loop: "asyncio.AbstractEventLoop", serve: "Serve") -> None:
+        self.loop = loop
+        self.serve = serve
+        self.tasks: Set[asyncio.Future[None]] = set()
+        self.quiet_until = 0.0
+        loop.set_exception_handler(self.on_trouble)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what matters comes to on_trouble as well
+
+    async def open(self, address: str, request: Request, private: PrivateDir) -> int:
+        """Listen; the port's number."""
+        context = tls_context(request, private)
+        self.peer = ssl.PEM_cert_to_DER_cert(request.peer_certificate)
+        listener = listening_socket(address, request.port_range)
+        limit: Json = {"ssl_handshake_timeout": HANDSHAKE_SECONDS} if sys.version_info >= (3, 7) else {}
+        self.server = await asyncio.start_server(self.accept, sock=listener, ssl=context, limit=LINE_BYTES, **limit)
+        number: int = listener.getsockname()[1]
+        return number
+
+    def accept(self, reader: "Reader", writer: "Writer") -> None:
+        """Take a connection after its handshake."""
+        self.spawn(self.handle(reader, writer))
+
+    async def handle(self, reader: "Reader", writer: "Writer") -> None:
+        """See a connection from its handshake to its end."""
+        try:
+            tls = writer.get_extra_info("ssl_object")
+            channel = tls.selected_alpn_protocol()
+            if channel and tls.getpeercert(True) == self.peer:  # the peer itself, nobody whom it may have signed
+                await self.serve(channel, reader, writer)
+        except OSError:
+            pass  # one of the two sides is gone
+        finally:
+            await close(writer)
+
+    def spawn(self, work: "Coroutine[Any, Any, None]") -> "asyncio.Future[None]":
+        """Run a coroutine beside the others."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.on_task_done)
+        return task
+
+    def on_task_done(self, task: "asyncio.Future[None]") -> None:
+        """Let no error go unseen."""
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            say(f"unexpected error: {task.exception()!r}")
+
+    def on_trouble(self, _loop: "asyncio.AbstractEventLoop", context: Json) -> None:
+        """Say what asyncio has to tell, mostly of strangers at the port; not too often."""
+        if self.loop.time() >= self.quiet_until:
+            self.quiet_until = self.loop.time() + QUIET_SECONDS
+            say(f"{context.get('message')}: {context.get('exception')!r}")
+
+    async def flush(self) -> None:
+        """Let what is still to be sent go out, while the peer takes it."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=LAST_FLUSH_SECONDS)
+
+
+# The supervisor -------------------------------------------------------------------------------------------------------
+
+
+def send(writer: "Writer", message: Json) -> None:
+    """Send a line on a supervisor channel, unless the peer has left too many unread: then it is dropped."""
+    if is_lost(writer):
+        return
+    if writer.transport.get_write_buffer_size() > BACKLOG_BYTES:
+        writer.transport.abort()
+    else:
+        writer.write(json.dumps(message).encode() + b"\n")
+
+
+class Supervisor:
+    """Answers for the kernel: to the server side's commands, to signals, and to time."""
+
+    def __init__(
+        self, loop: "asyncio.AbstractEventLoop", request: Request, private: PrivateDir, kernel: Kernel
+    ) -> None:
+        self.loop = loop
+        self.request = request
+        self.private = private
+        self.kernel = kernel
+        self.port = Port(loop, self.serve)
+        self.channels: Set[asyncio.StreamWriter] = set()  # to the server side's supervisor channels
+        self.exited: Json = {}  # how the kernel ended, if it has
+        self.restart_task: Optional[asyncio.Future[None]] = None
+        self.grace: Optional[asyncio.TimerHandle] = None
+        self.ending: asyncio.Future[Tuple[str, int]] = loop.create_future()
+        self.lease_until = loop.time() + (request.lease or 0)
+        self.whoami = {
+            "protocol": PROTOCOL,
+            "nonce": request.nonce,
+            "job_id": os.environ.get("SLURM_JOB_ID", ""),
+            "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        }
+
+    async def run(self, run_dir: str, signals: Signals) -> int:
+        """Serve until something ends it; the exit code."""
+        self.look_after_kernel()
+        signals.hand_over(self.loop, self.on_signal)
+        if self.request.lease is not None:
+            self.check_lease(self.loop.time())
+        try:
+            address, hosts = await choose_address(self.request, run_dir)
+            port = await self.port.open(address, self.request, self.private)
+            python = "{}.{}.{}".format(*sys.version_info)
+            publish(run_dir, {**self.whoami, "hosts": hosts, "port": port, "pid": os.getpid(), "python": python})
+            reason, code = await self.ending
+        finally:
+            try:
+                await self.kernel.end(self.request.stop_timeout)
+            except LauncherError as error:
+                say(str(error))
+            self.reap()
+            if self.restart_task:
+                await asyncio.wait([self.restart_task])
+        self.port.server.close()
+        self.broadcast({"event": "bye", "reason": reason})
+        for channel in self.channels:
+            channel.close()
+        await self.port.flush()
+        return code
+
+    def end(self, reason: str, code: int) -> None:
+        """Begin to end, for the first reason that comes."""
+        if not self.ending.done():
+            say("the job ends: " + REASONS[reason])
+            self.ending.set_result((reason, code))
+
+    def on_signal(self, signum: int) -> None:
+        """Answer a signal: Slurm's, our child's, or the server side's when it has no connection."""
+        if signum == signal.SIGCHLD:
+            self.reap()
+        elif signum == signal.SIGUSR1:
+            self.broadcast({"event": "time-left", "seconds": self.seconds_left()})
+        elif signum in ENDING_SIGNALS:
+            self.end("terminated", SIGNALLED + signum)
+        else:
+            with suppress(OSError, LauncherError):  # it has just ended
+                self.kernel.signal(signal.SIGKILL if signum == signal.SIGUSR2 else signum)
+
+    def seconds_left(self) -> int:
+        """Seconds until the job's time limit."""
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        return max(0, int(end) - int(time.time())) if end.isdecimal() else int(self.request.warn_before_end)
+
+    def renew_lease(self) -> None:
+        """Note a sign of life from the server side."""
+        if self.request.lease is not None:
+            self.lease_until = self.loop.time() + self.request.lease
+
+    def check_lease(self, due: float) -> None:
+        """End the job if there was no sign of life for too long."""
+        if self.loop.time() - due > SUSPENDED_SECONDS:  # Slurm had suspended the job, and we heard nothing
+            self.renew_lease()
+        if self.loop.time() >= self.lease_until:
+            self.end("lease", 0)
+        else:
+            self.loop.call_at(self.lease_until, self.check_lease, self.lease_until)
+
+    # The kernel's life
+
+    def look_after_kernel(self) -> None:
+        """Tell of a new kernel, and watch for its sockets."""
+        self.exited = {}
+        self.broadcast({"event": "started", **self.identity()})
+        self.look_for_sockets(self.kernel, self.loop.time() + YOUNG_SECONDS)
+
+    def look_for_sockets(self, kernel: Kernel, young_until: float) -> None:
+        """Tell when the kernel has bound its sockets."""
+        if kernel is not self.kernel or kernel.poll():
+            return
+        kernel.groups()  # a wrapped kernel is known best by the arguments it starts with
+        if all(map(accepts, kernel.endpoints.values())):
+            kernel.ready = True
+            self.broadcast({"event": "ready", **self.identity()})
+        else:
+            delay = POLL_SECONDS if self.loop.time() < young_until else OLD_POLL_SECONDS
+            self.loop.call_later(delay, self.look_for_sockets, kernel, young_until)
+
+    def reap(self) -> None:
+        """Tell of the kernel's end, once."""
+        if not self.exited and self.kernel.poll():
+            self.exited = {**self.kernel.outcome(), "log": log_tail(LOG_LINES)}
+            expected = self.kernel.expected
+            self.broadcast({"event": "exited", **self.identity(), "expected": expected, **self.exited})
+            how = "exit code {code}" if self.exited["signal"] is None else "signal {signal}"
+            say(f"the kernel (process {self.kernel.pid}) ended: " + how.format(**self.exited))
+            self.keep_job()
+
+    def keep_job(self) -> None:
+        """Wait for a restart once the kernel has ended, but not for ever."""
+        if self.exited and self.grace is None and not self.restart_task and not self.ending.done():
+            signum, code = self.exited["signal"], self.exited["code"]
+            status = code if signum is None else SIGNALLED + signum
+            self.grace = self.loop.call_later(self.request.crash_grace, self.end, "crash-grace", status)
+
+    def check_ending(self) -> None:
+        """Refuse what comes too late."""
+        if self.ending.done():
+            raise LauncherError(BAD_REQUEST, "the job is ending")
+
+    def begin_restart(self, spec: KernelSpec, number: int, channel: "Writer") -> None:
+        """Begin a restart: it takes its time, and other commands pass it by."""
+        self.check_ending()
+        if self.restart_task:
+            raise LauncherError(BAD_REQUEST, "a restart is under way")
+        self.restart_task = self.port.spawn(self.restart(spec, number, channel))
+
+    async def restart(self, spec: KernelSpec, number: int, channel: "Writer") -> None:
+        """Put a new kernel in the place of the old one, and answer the command."""
+        if self.grace:
+            self.grace.cancel()
+            self.grace = None
+        answer: Json = {"ok": False, "error": "unexpected error, see the log"}
+        try:
+            await self.kernel.end(self.request.stop_timeout)
+            self.reap()
+            self.check_ending()
+            self.kernel = Kernel(spec, self.private, self.kernel.generation + 1)
+            self.look_after_kernel()
+            answer = {"ok": True, **self.identity()}
+        except LauncherError as error:
+            answer = {"ok": False, "error": str(error)}
+        finally:
+            send(channel, {"re": number, **answer})
+            self.restart_task = None
+            self.keep_job()
+
+    # Channels
+
+    async def serve(self, channel: str, reader: "Reader", writer: "Writer") -> None:
+        """Serve a connection of the server side."""
+        self.renew_lease()
+        if channel == "supervisor":
+            await self.converse(reader, writer)
+        else:
+            await self.relay(channel, reader, writer)
+
+    async def relay(self, channel: str, reader: "Reader", writer: "Writer") -> None:
+        """Join a connection with the kernel's socket of the same name, which may be yet to come."""
+        deadline = self.loop.time() + KERNEL_SOCKET_SECONDS
+        while True:
+            try:
+                kernel_reader, kernel_writer = await self.kernel.connect(channel)
+                break
+            except OSError:
+                if self.kernel.poll() or is_lost(writer) or self.loop.time() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
+        pumps = [self.port.spawn(pump(reader, kernel_writer)), self.port.spawn(pump(kernel_reader, writer))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in pumps:
+                task.cancel()
+            await close(writer, kernel_writer)
+
+    async def converse(self, reader: "Reader", writer: "Writer") -> None:
+        """Obey the server side, and tell it what happens."""
+        send(writer, {"event": "status", **self.status()})
+        self.channels.add(writer)
+        try:
+            while True:
+                line = await reader.readline()
+                if not line.endswith(b"\n"):
+                    return
+                self.renew_lease()
+                self.obey(line, writer)
+        except ValueError:
+            pass  # a line without end
+        finally:
+            self.channels.discard(writer)
+
+    def broadcast(self, event: Json) -> None:
+        """Send an event to every supervisor channel."""
+        for channel in self.channels:
+            send(channel, event)
+
+    def identity(self) -> Json:
+        """Which kernel an event is about."""
+        return {"pid": self.kernel.pid, "generation": self.kernel.generation}
+
+    def status(self) -> Json:
+        """All there is to know."""
+        left = None if self.request.lease is None else round(max(0.0, self.lease_until - self.loop.time()), 1)
+        state = "ready" if self.kernel.ready else "starting"
+        living: Json = {"state": state, "code": None, "signal": None, "log": [], "lease_left": left}
+        ended = {"state": "exited", "pid": None, **self.exited} if self.exited else {}
+        return {**self.whoami, **self.identity(), **living, **ended}
+
+    def obey(self, line: bytes, channel: "Writer") -> None:
+        """Carry out a command, and answer it."""
+        number = None
+        try:
+            command = json.loads(line.decode())
+            number = field(command, "id", int)
+            do = field(command, "do", str)
+            if do == "restart":
+                self.begin_restart(KernelSpec.read(command), number, channel)
+            else:
+                send(channel, {"re": number, "ok": True, **self.carry_out(do, command)})
+        except (LauncherError, OSError, ValueError, OverflowError, RecursionError) as error:
+            send(channel, {"re": number, "ok": False, "error": str(error)})
+
+    def carry_out(self, do: str, command: Json) -> Json:
+        """Carry out a command that can be done at once; the fields of its answer."""
+        if do == "status":
+            return self.status()
+        if do == "log":
+            return {"log": log_tail(field(command, "lines", int))}
+        if do == "signal":
+            self.kernel.signal(field(command, "signum", int))
+        elif do == "stop":
+            self.end("stop", 0)
+        elif do != "lease":
+            raise LauncherError(BAD_REQUEST, f"there is no command {do!r}")
+        return {}
+
+
+def supervise(arguments: List[str], signals: Signals) -> int:
+    """Run a job from its request to its end; the exit code."""
+    if len(arguments) != 1:
+        raise LauncherError(BAD_REQUEST, "usage: python3 - RUN_DIR < launcher.py")
+    run_dir = arguments[0]
+    request = Request.wait_for(run_dir, signals)
+    with PrivateDir(os.environ, request.kernel_id) as private:
+        signals.check()
+        with Kernel(request.kernel, private, generation=1) as kernel:
+            try:
+                import_the_rest()
+            except ImportError as error:
+                raise LauncherError(NO_PORT, f"{sys.executable} cannot serve TLS: {error}") from error
+            loop = asyncio.new_event_loop()
+            return loop.run_until_complete(Supervisor(loop, request, private, kernel).run(run_dir, signals))
+
+
+def main(arguments: List[str]) -> int:
+    """Run the program; the exit code."""
+    signals = Signals()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # lets go of the batch script
+    try:
+        return supervise(arguments, signals)
+    except LauncherError as error:
+        say(f"failed: {error}")
+        return error.code
+    except Exception:
+        import traceback  # noqa: PLC0415
+
+        say(traceback.format_exc())
+        return UNEXPECTED
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))  # does not wait for a thread that waits for a name server

@@ -1,0 +1,336 @@
+"""Supervisors as the batch script starts them, and what is needed to talk to them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+LAUNCHER = Path(__file__).parents[2] / "slurm_provisioner" / "launcher.py"
+FAKE_KERNEL = Path(__file__).with_name("fake_kernel.py")
+FAKE_ARGV = [sys.executable, "-I", "-S", str(FAKE_KERNEL), "{connection_file}"]
+CHANNELS = ["shell", "iopub", "stdin", "control", "hb"]
+PATIENCE = 20.0  # seconds; what takes as long has failed
+
+
+# Certificates ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A self-signed certificate, or one that another has signed, and its key."""
+
+    certificate: str
+    private_key: str
+    pem_file: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.pem_file})"
+
+    @classmethod
+    def make(cls, folder: Path, name: str, signer: Credentials | None = None) -> Credentials:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        signing_key = key
+        if signer:
+            issuer = x509.load_pem_x509_certificate(signer.certificate.encode()).subject
+            signing_key = serialization.load_pem_private_key(signer.private_key.encode(), None)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(signing_key, hashes.SHA256())
+        )
+        encoding = serialization.Encoding.PEM
+        secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        text = certificate.public_bytes(encoding)
+        file = folder / f"{name}.pem"
+        file.write_bytes(text + secret)
+        return cls(text.decode(), secret.decode(), str(file))
+
+
+# Supervisors ----------------------------------------------------------------------------------------------------------
+
+
+def eventually(condition, what: str):
+    """Wait for something that tells nobody when it comes."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE:g} s"
+        time.sleep(0.01)
+    return result
+
+
+class Conversation:
+    """The server side's end of a supervisor channel. Events that nobody asked for yet are kept in `events`."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self.connection = connection
+        self.stream = connection.makefile("rwb")
+        self.events: list[dict] = []
+        self.number = 0
+
+    def read(self) -> dict | None:
+        line = self.stream.readline()
+        return json.loads(line) if line else None
+
+    def event(self, name: str, **fields) -> dict:
+        """The next event of a name, and with the given fields."""
+        wanted = {"event": name, **fields}
+        while True:
+            for place, event in enumerate(self.events):
+                if wanted.items() <= event.items():
+                    del self.events[: place + 1]
+                    return event
+            message = self.read()
+            assert message is not None, f"end of file instead of {wanted}"
+            assert "event" in message, f"an answer nobody waits for: {message}"
+            self.events.append(message)
+
+    def send(self, do: str, **fields) -> int:
+        self.number += 1
+        self.write(json.dumps({"id": self.number, "do": do, **fields}).encode() + b"\n")
+        return self.number
+
+    def write(self, data: bytes) -> None:
+        self.stream.write(data)
+        self.stream.flush()
+
+    def answer(self, number: int | None) -> dict:
+        while (message := self.read()) is not None:
+            if "event" not in message:
+                assert message["re"] == number
+                return message
+            self.events.append(message)
+        raise AssertionError(f"end of file instead of the answer to {number}")
+
+    def call(self, do: str, **fields) -> dict:
+        return self.answer(self.send(do, **fields))
+
+    def until_end(self) -> list[dict]:
+        """All messages up to the end of file."""
+        messages, self.events = self.events, []
+        while (message := self.read()) is not None:
+            messages.append(message)
+        self.close()
+        return messages
+
+    def close(self) -> None:
+        self.stream.close()
+        self.connection.close()
+
+
+class Job:
+    """A supervisor in surroundings of its own: run directory, home, TMPDIR.
+
+    Parameters
+    ----------
+    python : str
+        Interpreter of the supervisor.
+    credentials : dict
+        Those of the fixture.
+    kernel : dict
+        Changes to the request's `kernel`.
+    run_name : str
+        Name of the run directory.
+    **request
+        Changes to the request.
+    """
+
+    def __init__(self, python, credentials, *, kernel=None, run_name="run", **request):
+        self.python = python
+        self.credentials = credentials
+        self.mark = uuid.uuid4().hex
+        self.base = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
+        self.run_dir, self.home, self.tmp = self.base / run_name, self.base / "home", self.base / "tmp"
+        for folder in (self.run_dir, self.home, self.tmp):
+            folder.mkdir(mode=0o700)
+        self.log_path = self.run_dir / "job.log"
+        self.key = "session-key-" + uuid.uuid4().hex
+        self.session = {
+            "key": self.key,
+            "signature_scheme": "hmac-sha256",
+            "kernel_name": "fake",
+            "jupyter_session": "",
+        }
+        self.kernel = {
+            "argv": FAKE_ARGV,
+            "python": None,
+            "env": {},
+            "cwd": None,
+            "transport": "ipc",
+            "wrapper": [],
+            "direct_child": True,
+            **(kernel or {}),
+        }
+        self.request = {
+            "protocol": 1,
+            "nonce": uuid.uuid4().hex,
+            "kernel_id": str(uuid.uuid4()),
+            "kernel": self.kernel,
+            "session": self.session,
+            "tls": {
+                "certificate": credentials["node"].certificate,
+                "private_key": credentials["node"].private_key,
+                "peer_certificate": credentials["server"].certificate,
+            },
+            "listen": {"address": None, "interface": None, "port_range": None},
+            "lease": 600.0,
+            "crash_grace": 60.0,
+            "warn_before_end": 300.0,
+            "stop_timeout": 5.0,
+            **request,
+        }
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        (self.run_dir / "login-host").write_text(f"{boot_id}\n{os.readlink('/proc/self/ns/net')}\n")
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JPY_"))}
+        self.environ.update(HOME=str(self.home), TMPDIR=str(self.tmp), SLURM_JOB_ID="1234", LAUNCHER_TEST=self.mark)
+        self.environ.pop("SLURM_TMPDIR", None)
+        self.process: subprocess.Popen | None = None
+        self._connection: dict | None = None
+
+    def start(self, *, write_request=True, stdout=None, preexec_fn=None) -> Job:
+        if write_request:
+            self.write_request()
+        with LAUNCHER.open("rb") as text, self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.python, "-", str(self.run_dir)],
+                stdin=text,
+                stdout=stdout or log,
+                stderr=log,
+                cwd=self.home,
+                env=self.environ,
+                preexec_fn=preexec_fn,
+            )
+        return self
+
+    def write_request(self) -> None:
+        (self.run_dir / "request.json").write_text(json.dumps(self.request))
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def connection(self) -> dict:
+        """What `connection.json` says, once it is there."""
+        path = self.run_dir / "connection.json"
+        if self._connection is None:
+            eventually(lambda: path.exists() or self.process.poll() is not None, "connection.json")
+            assert path.exists(), f"exit code {self.process.returncode}:\n{self.log}"
+            self._connection = json.loads(path.read_text())
+        return self._connection
+
+    @property
+    def private_dirs(self) -> list[Path]:
+        return list(self.tmp.glob("slurm-kernel-*"))
+
+    def tls(self, channel: str | None, identity: str | None = "server") -> ssl.SSLContext:
+        """A client's context: for a channel, as somebody."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=self.credentials["node"].certificate)
+        if identity:
+            context.load_cert_chain(self.credentials[identity].pem_file)
+        if channel:
+            context.set_alpn_protocols([channel])
+        return context
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the port is."""
+        return self.connection["hosts"][0], self.connection["port"]
+
+    def dial(self, channel: str | None, identity: str | None = "server") -> ssl.SSLSocket:
+        """Connect to the port."""
+        raw = socket.create_connection(self.address, PATIENCE)
+        try:
+            return self.tls(channel, identity).wrap_socket(raw)
+        except BaseException:
+            raw.close()
+            raise
+
+    @contextlib.contextmanager
+    def supervisor(self, *, ready=True):
+        """Talk to the supervisor, unless told otherwise once the kernel has its sockets."""
+        conversation = Conversation(self.dial("supervisor"))
+        try:
+            first = conversation.event("status")
+            conversation.first = first
+            if ready and first["state"] != "ready":
+                conversation.event("ready")
+            yield conversation
+        finally:
+            conversation.close()
+
+    def ask(self, do: str, **fields) -> dict:
+        """Have the fake kernel do something."""
+        with self.dial("control") as connection, connection.makefile("rwb") as stream:
+            stream.write(json.dumps({"do": do, **fields}).encode() + b"\n")
+            stream.flush()
+            line = stream.readline()
+            assert line, "the kernel's channel ended without an answer"
+            return json.loads(line)
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def processes(self) -> dict[int, str]:
+        """Whatever has descended from the supervisor, and itself."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def finish(self) -> None:
+        """End it if the test has not, and see that nothing is left."""
+        try:
+            if self.process and self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                self.wait()
+            eventually(lambda: not self.processes(), f"the end of {self.processes()}")
+            assert list(self.tmp.iterdir()) == []
+            eventually(lambda: str(self.base) not in Path("/proc/net/unix").read_text(), "the end of its sockets")
+            for line in self.log.splitlines() if self.log_path.exists() else []:
+                assert "unexpected error" not in line
+                for secret in (self.key, *self.credentials["node"].private_key.splitlines()[1:-1]):
+                    assert secret not in line
+            if self._connection:
+                with socket.socket() as probe:
+                    assert probe.connect_ex(self.address) != 0, "somebody listens on the port"
+        finally:
+            for pid in self.processes():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if self.process:
+                self.process.wait()
+            shutil.rmtree(self.base)
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)

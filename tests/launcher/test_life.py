@@ -1,0 +1,311 @@
+"""The kernel's life and end, in the hands of the server side, of Slurm, and of time."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from supervisors import FAKE_ARGV, Job, eventually
+
+
+def restart(supervisor, job: Job, **kernel) -> dict:
+    session = {**job.session, "key": job.session["key"] + "-2"}
+    return supervisor.call("restart", kernel={**job.kernel, **kernel}, session=session)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_signal_goes_to_the_whole_group(job: Job):
+    notes = job.base / "notes"
+    job.ask("spawn", notes=str(notes))
+    with job.supervisor() as supervisor:
+        assert supervisor.call("signal", signum=signal.SIGINT)["ok"]
+        job.ask("await-interrupt")
+        eventually(notes.exists, "the grandchild's note")
+
+
+@pytest.mark.every_python
+def test_an_exit_code_is_told_with_the_log(make_job):
+    job = make_job(crash_grace=0.2).start()
+    grandchild = job.ask("spawn", notes=str(job.base / "notes"), manner="stubborn")["pid"]
+    job.ask("print", text="".join(f"line {number}\n" for number in range(30)))
+    with job.supervisor() as supervisor:
+        pid = supervisor.first["pid"]
+        with pytest.raises(AssertionError, match="without an answer"):
+            job.ask("exit", code=7)
+        exited, bye = supervisor.until_end()
+        assert exited == {
+            "event": "exited",
+            "pid": pid,
+            "generation": 1,
+            "code": 7,
+            "signal": None,
+            "expected": False,
+            "log": [f"line {number}" for number in range(10, 30)],
+        }
+        assert bye == {"event": "bye", "reason": "crash-grace"}
+    assert job.wait() == 7
+    eventually(lambda: not alive(grandchild), "the end of what the kernel has left behind")
+
+
+def test_a_signal_that_ended_the_kernel_is_told(make_job):
+    job = make_job(crash_grace=0.2).start()
+    with job.supervisor() as supervisor:
+        assert supervisor.call("signal", signum=signal.SIGKILL)["ok"]
+        exited = supervisor.event("exited", code=None, signal=9, expected=False)
+        status = supervisor.call("status")
+        assert (status["state"], status["pid"], status["code"], status["signal"]) == ("exited", None, None, 9)
+        assert status["log"] == exited["log"]
+        assert "not running" in supervisor.call("signal", signum=2)["error"]
+        assert supervisor.until_end() == [{"event": "bye", "reason": "crash-grace"}]
+    assert job.wait() == 128 + 9
+
+
+@pytest.mark.every_python
+def test_restart_in_place(job: Job):
+    with job.supervisor() as supervisor, job.dial("shell") as shell:
+        shell.sendall(b"x")
+        assert shell.recv(1) == b"x"
+        before = job.ask("report")
+        files = sorted(job.private_dirs[0].iterdir())
+        assert restart(supervisor, job, env={"AGAIN": "yes"})["ok"]
+        exited = supervisor.event("exited", generation=1, expected=True, signal=15)
+        started = supervisor.event("started", generation=2)
+        assert started["pid"] != exited["pid"] == before["pid"]
+        supervisor.event("ready", generation=2)
+        assert shell.recv(1) == b""
+        after = job.ask("report")
+        assert after["pid"] == started["pid"]
+        assert after["argv"] == before["argv"]
+        assert after["environ"]["AGAIN"] == "yes"
+        assert after["info"] == {**before["info"], "key": before["info"]["key"] + "-2"}
+        assert sorted(job.private_dirs[0].iterdir()) == files
+
+
+def test_restart_within_the_grace(make_job):
+    job = make_job(crash_grace=60.0).start()
+    with job.supervisor() as supervisor:
+        supervisor.call("signal", signum=signal.SIGKILL)
+        supervisor.event("exited")
+        answer = restart(supervisor, job)
+        assert answer == {"re": 2, "ok": True, "pid": answer["pid"], "generation": 2}
+        supervisor.event("ready", generation=2)
+        assert supervisor.call("status")["state"] == "ready"
+
+
+def test_a_restart_ends_the_grace(make_job):
+    job = make_job(crash_grace=0.5).start()
+    with job.supervisor() as supervisor:
+        supervisor.call("signal", signum=signal.SIGKILL)
+        exited_at = time.monotonic()
+        supervisor.event("exited")
+        assert restart(supervisor, job)["ok"]
+        supervisor.event("ready", generation=2)
+        while time.monotonic() < exited_at + 0.8:
+            assert supervisor.call("status")["state"] == "ready"
+
+
+def test_a_restart_that_fails_leaves_time_for_another(job: Job):
+    with job.supervisor() as supervisor:
+        refusal = restart(supervisor, job, argv=["/none/such"])
+        assert refusal["ok"] is False
+        assert "'/none/such': No such file" in refusal["error"]
+        assert supervisor.call("status")["state"] == "exited"
+        assert restart(supervisor, job)["ok"]
+        supervisor.event("ready", generation=2)
+
+
+def test_a_restart_that_fails_again_and_again_ends_in_the_grace(make_job):
+    job = make_job(crash_grace=0.3).start()
+    with job.supervisor() as supervisor:
+        assert not restart(supervisor, job, argv=["/none/such"])["ok"]
+        assert not restart(supervisor, job, argv=["/none/such"])["ok"]
+        assert supervisor.until_end()[-1] == {"event": "bye", "reason": "crash-grace"}
+    assert job.wait() == 143
+
+
+def test_two_restarts_at_once_are_one(make_job):
+    job = make_job(stop_timeout=0.3).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        first = supervisor.send("restart", kernel=job.kernel, session=job.session)
+        second = supervisor.send("restart", kernel=job.kernel, session=job.session)
+        assert "a restart is under way" in supervisor.answer(second)["error"]
+        assert supervisor.answer(first)["ok"]
+        assert supervisor.call("status")["generation"] == 2
+
+
+def test_stop_while_a_restart_is_under_way(make_job):
+    job = make_job(stop_timeout=0.5).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        first = supervisor.send("restart", kernel=job.kernel, session=job.session)
+        assert supervisor.call("stop") == {"re": 2, "ok": True}
+        messages = supervisor.until_end()
+        refusal = next(message for message in messages if message.get("re") == first)
+        assert refusal["ok"] is False
+        assert "ending" in refusal["error"]
+        assert [message["event"] for message in messages if "event" in message] == ["exited", "bye"]
+    assert job.wait() == 0
+
+
+def test_slurms_end_while_a_restart_is_under_way(make_job):
+    job = make_job(stop_timeout=0.5).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        first = supervisor.send("restart", kernel=job.kernel, session=job.session)
+        assert supervisor.call("status")["generation"] == 1
+        job.process.terminate()
+        *_, exited, refusal, bye = supervisor.until_end()
+        assert exited["event"] == "exited"
+        assert refusal == {"re": first, "ok": False, "error": "the job is ending"}
+        assert bye == {"event": "bye", "reason": "terminated"}
+    assert job.wait() == 143
+
+
+def test_a_restart_after_the_stop_is_refused(make_job):
+    job = make_job(stop_timeout=0.3).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        assert supervisor.call("stop")["ok"]
+        number = supervisor.send("restart", kernel=job.kernel, session=job.session)
+        answers = [message for message in supervisor.until_end() if "re" in message]
+        assert answers == [{"re": number, "ok": False, "error": "the job is ending"}]
+    assert job.wait() == 0
+
+
+def test_a_lease_that_runs_out(make_job):
+    job = make_job(lease=0.5).start()
+    with job.supervisor(ready=False) as supervisor:
+        exited, bye = (message for message in supervisor.until_end() if message["event"] in ("exited", "bye"))
+        assert exited["expected"] is True
+        assert bye == {"event": "bye", "reason": "lease"}
+    assert job.wait() == 0
+
+
+def test_a_persistent_kernel_has_no_lease(make_job):
+    job = make_job(lease=None).start()
+    with job.supervisor() as supervisor:
+        assert supervisor.call("lease")["ok"]
+        assert supervisor.call("status")["lease_left"] is None
+
+
+@pytest.mark.every_python
+def test_signals_to_the_supervisor(make_job):
+    job = make_job().start()
+    with job.supervisor() as supervisor:
+        job.process.send_signal(signal.SIGCONT)
+        job.process.send_signal(signal.SIGINT)
+        job.ask("await-interrupt")
+        job.process.send_signal(signal.SIGUSR1)
+        assert supervisor.event("time-left") == {"event": "time-left", "seconds": 300}
+        job.process.send_signal(signal.SIGUSR2)
+        supervisor.event("exited", signal=9, expected=False)
+        job.process.send_signal(signal.SIGINT)  # nobody is there to have it
+        assert supervisor.call("status")["state"] == "exited"
+        restart(supervisor, job)
+        supervisor.event("ready", generation=2)
+        job.process.terminate()
+        job.process.terminate()
+        messages = supervisor.until_end()
+        assert [message["event"] for message in messages] == ["exited", "bye"]
+        assert messages[0]["expected"] is True
+        assert messages[1]["reason"] == "terminated"
+    assert job.wait() == 143
+
+
+def test_the_time_left_is_slurms_if_it_says(make_job):
+    job = make_job()
+    job.environ["SLURM_JOB_END_TIME"] = str(int(time.time()) + 1000)
+    job.start()
+    with job.supervisor() as supervisor:
+        job.process.send_signal(signal.SIGUSR1)
+        assert 900 < supervisor.event("time-left")["seconds"] <= 1000
+
+
+def test_slurms_end_while_the_grace_runs(job: Job):
+    with job.supervisor() as supervisor:
+        supervisor.call("signal", signum=signal.SIGKILL)
+        supervisor.event("exited")
+        job.process.terminate()
+        assert supervisor.until_end() == [{"event": "bye", "reason": "terminated"}]
+    assert job.wait() == 143
+
+
+def test_a_kernel_that_ignores_sigterm(make_job):
+    job = make_job(stop_timeout=0.3).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        job.process.terminate()
+        exited, bye = supervisor.until_end()
+        assert (exited["signal"], exited["expected"]) == (9, True)
+        assert bye["reason"] == "terminated"
+    assert job.wait() == 143
+
+
+def test_descendants_of_a_shell_script_have_time_to_end(make_job):
+    """The shell, which leads the group, ends at once; the kernel it has started takes a little longer."""
+    job = make_job()
+    kernel = f"trap 'sleep 0.2; touch {job.base}/orderly; exit' TERM; touch {job.base}/up; while :; do sleep 0.05; done"
+    job.kernel["argv"] = ["sh", "-c", f"trap 'exit 0' TERM; ({kernel}) & wait"]
+    job.start()
+    eventually((job.base / "up").exists, "the kernel")
+    with job.supervisor(ready=False) as supervisor:
+        supervisor.call("stop")
+        assert supervisor.until_end()[-1]["event"] == "bye"
+    assert job.wait() == 0
+    assert (job.base / "orderly").exists()
+
+
+def test_a_grandchild_that_ignores_sigterm_is_killed(make_job):
+    job = make_job(stop_timeout=0.3).start()
+    notes = job.base / "notes"
+    grandchild = job.ask("spawn", notes=str(notes), manner="stubborn")["pid"]
+    with job.supervisor() as supervisor:
+        supervisor.call("stop")
+        supervisor.until_end()
+    assert job.wait() == 0
+    assert notes.read_text() == f"{signal.SIGTERM:d}\n"
+    eventually(lambda: not alive(grandchild), "the grandchild's end")
+
+
+def test_a_run_directory_that_has_vanished(job: Job):
+    with job.supervisor() as supervisor:
+        aside = job.base / "aside"
+        job.run_dir.rename(aside)
+        shutil.copytree(aside, job.base / "copy")
+        assert supervisor.call("log", lines=1)["ok"]
+        supervisor.call("stop")
+        assert supervisor.until_end()[-1]["event"] == "bye"
+    assert job.wait() == 0
+    aside.rename(job.run_dir)
+
+
+def test_the_supervisor_is_killed(job: Job):
+    """Nothing can be done then but by Slurm, or by a kernel that watches its parent; here the test cleans up."""
+    with job.supervisor() as supervisor:
+        pid = supervisor.first["pid"]
+    job.process.send_signal(signal.SIGKILL)
+    job.wait()
+    subprocess.run(["kill", "-KILL", str(pid)], check=True)
+    for private in job.private_dirs:
+        shutil.rmtree(private)
+
+
+def test_a_kernel_that_never_binds(make_job):
+    job = make_job()
+    job.kernel["argv"] = [*FAKE_ARGV, str(job.base / "never")]
+    job.start()
+    with job.supervisor(ready=False) as supervisor, job.dial("shell") as shell:
+        assert supervisor.call("status")["state"] == "starting"
+        assert supervisor.call("stop")["ok"]
+        assert supervisor.until_end()[-1]["event"] == "bye"
+        assert shell.recv(1) == b""
+    assert job.wait() == 0
