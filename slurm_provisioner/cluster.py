@@ -1,0 +1,64 @@
+"""A cluster as this process sees it: one transport, one Slurm, one watcher, shared by all its kernels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from .slurm import Slurm
+from .transport import Transport
+from .transport.local import LocalTransport
+from .watcher import Watcher
+
+__all__ = ["Cluster", "Place", "acquire", "release"]
+
+log = logging.getLogger("slurm_provisioner")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What tells one cluster from another.
+
+    Attributes
+    ----------
+    clusters : str
+        The name within a federation (``--clusters``), or "".
+    bin_dir : str
+        The folder of Slurm's commands, or "".
+    """
+
+    clusters: str = ""
+    bin_dir: str = ""
+
+
+@dataclass
+class Cluster:
+    """A cluster in use. Belongs to the background loop."""
+
+    place: Place
+    transport: Transport
+    slurm: Slurm
+    watcher: Watcher
+    users: int = field(default=0)
+
+
+_clusters: dict[Place, Cluster] = {}
+
+
+def acquire(place: Place) -> Cluster:
+    """Return the process's cluster of that place, made on first use. To be called on the background loop."""
+    cluster = _clusters.get(place)
+    if cluster is None:
+        transport = LocalTransport()
+        slurm = Slurm(transport, clusters=place.clusters, bin_dir=place.bin_dir)
+        cluster = _clusters[place] = Cluster(place, transport, slurm, Watcher(slurm, log))
+    cluster.users += 1
+    return cluster
+
+
+async def release(cluster: Cluster) -> None:
+    """Give a cluster back; its last user closes it."""
+    cluster.users -= 1
+    if cluster.users == 0 and _clusters.get(cluster.place) is cluster:
+        del _clusters[cluster.place]
+        await cluster.transport.aclose()

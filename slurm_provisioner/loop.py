@@ -1,0 +1,134 @@
+"""The event loop that everything long-lived runs on: one daemon thread of our own.
+
+jupyter_client's blocking managers drive a provisioner with `run_until_complete`, one call at a time, and its
+async managers from any loop. A link or a watcher made on such a loop would stop between two calls. So it lives here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+__all__ = ["LoopThread", "background_loop", "to_the_end"]
+
+T = TypeVar("T")
+
+#: Seconds that the end of the interpreter waits for jobs to be given back.
+EXIT_TIMEOUT = 10.0
+
+
+class LoopThread:
+    """An asyncio event loop in a daemon thread.
+
+    Closers registered with `at_exit` run on the loop when the interpreter ends, together at most `EXIT_TIMEOUT`
+    seconds.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._thread = threading.Thread(target=self._run, name="slurm-provisioner", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    async def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on this loop and await its result from any other loop.
+
+        Cancelling the caller cancels the coroutine; its own clean-up then goes on here, whatever the caller's loop
+        does.
+        """
+        future = self.submit(coro)
+        try:
+            return await asyncio.wrap_future(future)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start a coroutine on this loop, from any thread."""
+        return asyncio.run_coroutine_threadsafe(coro, self.loop)
+
+    def at_exit(self, owner: object, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have `closer` awaited at the end of the interpreter, unless `forget(owner)` came first."""
+        self._closers[owner] = closer
+
+    def forget(self, owner: object) -> None:
+        """Take `owner`'s closer off."""
+        self._closers.pop(owner, None)
+
+    def close(self) -> None:
+        """Run the closers and stop the loop. Idempotent; called at the end of the interpreter."""
+        atexit.unregister(self.close)
+        if not self._thread.is_alive():
+            return
+        with suppress(concurrent.futures.TimeoutError):  # leases end what could not be given back in time
+            self.submit(self._close()).result(EXIT_TIMEOUT + 1)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(EXIT_TIMEOUT)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+    async def _close(self) -> None:
+        closers = [asyncio.ensure_future(_quietly(closer())) for closer in self._closers.values()]
+        if closers:
+            await asyncio.wait(closers, timeout=EXIT_TIMEOUT)
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=1)
+
+
+async def _quietly(awaitable: Awaitable[None]) -> None:
+    with suppress(Exception):  # the interpreter is ending: nobody is left to tell
+        await awaitable
+
+
+async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
+    """Await something to its end even if we are cancelled meanwhile, and be cancelled only then."""
+    task = asyncio.ensure_future(coro)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.done():
+                raise
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+_lock = threading.Lock()
+_current: LoopThread | None = None
+
+
+def background_loop() -> LoopThread:
+    """Return the process's loop thread, started on first use."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        if _current is None or not _current._thread.is_alive():  # noqa: SLF001
+            _current = LoopThread()
+        return _current
+
+
+def _forget_after_fork() -> None:
+    global _current, _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    if _current is not None:
+        atexit.unregister(_current.close)
+    _current = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

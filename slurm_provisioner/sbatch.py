@@ -1,0 +1,139 @@
+"""Submitting a job: the one command that does it, and what the answers mean. Pure text.
+
+Source: sbatch(1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .errors import CommandError, CommandNotFoundError, SubmissionError
+from .transport import Completed
+
+__all__ = ["as_sbatch", "clusters_option", "complaint_of", "parse_submission", "submission_error", "submit_argv"]
+
+# Exit codes of the shell part.
+_NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
+
+# Run by a POSIX shell on the cluster: makes the run directory, puts the request (first line of stdin) in it, tells
+# which host this is, and hands the rest of stdin to sbatch. One round trip, and nothing secret in any argv. sbatch gets
+# a clean environment: SBATCH_* would beat the script's own lines, and --export=ALL, its default, would ship every
+# variable of the server into the job. `read` takes exactly one line off a pipe (POSIX, read).
+_SUBMIT = r"""
+umask 077
+run_dir=$1 log_dir=$2 bin=$3
+shift 3
+IFS= read -r request || exit 91
+{
+    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log &&
+    printf '%s\n' "$request" > request.json && chmod 600 request.json &&
+    { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
+      printf '%s\n%s\n' "$boot" "$net" > login-host || :; }
+} || exit 92
+[ -z "$log_dir" ] || mkdir -p -- "$log_dir" || exit 92
+cd || cd /
+[ -z "$bin" ] || PATH=$bin:$PATH
+sbatch=$(command -v sbatch) || exit 93
+user=$(id -un)
+set -- "$sbatch" --parsable "$@"
+for name in LANG LC_ALL TZ SLURM_CONF SLURM_CONF_SERVER; do
+    eval "[ \"\${$name+set}\" ] && set -- \"$name=\${$name}\" \"\$@\""
+done
+exec env -i HOME="$HOME" USER="$user" LOGNAME="$user" SHELL="${SHELL:-/bin/sh}" \
+    PATH="${bin:+$bin:}/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin" "$@"
+"""
+
+
+def submit_argv(run_dir: str, log_directory: str, bin_dir: str, clusters: str) -> list[str]:
+    """Return the command that submits a job; its stdin is the request's line and then the script."""
+    return ["sh", "-c", _SUBMIT, "submit", run_dir, log_directory, bin_dir, *clusters_option(clusters)]
+
+
+def as_sbatch(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the sbatch command inside a submission's argv, which is what people know."""
+    return ("sbatch", "--parsable", *argv[7:])
+
+
+def parse_submission(stdout: str) -> str | None:
+    """Return the job id in the output of ``sbatch --parsable``, or None.
+
+    The answer is ``id`` or ``id;cluster``; sites print banners around it, so the last such line counts.
+    """
+    for line in reversed(stdout.splitlines()):
+        if match := re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip()):
+            return match[1]
+    return None
+
+
+_REFUSALS = [
+    (r"invalid partition", "`partition`: `sinfo -s` lists those you can use."),
+    (
+        r"invalid account",
+        "`account`: `sacctmgr show associations user=$USER format=account,partition,qos` lists yours.",
+    ),
+    (
+        r"invalid (qos|quality of service)",
+        "`qos`: `sacctmgr show associations user=$USER format=account,qos` lists yours.",
+    ),
+    (r"time limit", "`time`: `sinfo -o '%P %l'` shows the limit of each partition."),
+    (
+        r"generic resource|gres|invalid tres",
+        "`gpus` or `gres`: `sinfo -o '%P %G'` shows what the nodes have.",
+    ),
+    (r"memory", "`mem`: `sinfo -o '%P %m %c'` shows memory (MB) and CPUs of the nodes."),
+    (
+        r"node configuration is not available|more processors|node count",
+        "Ask for less: `sinfo -o '%P %D %c %m %G'` shows what the nodes have.",
+    ),
+    (r"feature|constraint", "`constraint`: `sinfo -o '%P %f'` lists the features of the nodes."),
+    (r"reservation", "`reservation`: `scontrol show reservation` lists them."),
+    (
+        r"qos.*limit|assoc.*limit|accounting/qos policy",
+        "Your account's limits: `sacctmgr show qos` and `sshare -U` show them; ask for less or end a job.",
+    ),
+    (
+        r"unable to contact|socket timed out|connection refused|communication",
+        "The controller does not answer; `scontrol ping` tells when it is back. Then start the kernel again.",
+    ),
+    (
+        r"unrecognized option|invalid option|ambiguous",
+        "`sbatch`: this version of Slurm does not know that option.",
+    ),
+]
+
+
+def submission_error(done: Completed, *, run_dir: str) -> CommandError:
+    """Return the error of a submission that gave no job id."""
+    argv = as_sbatch(done.argv)
+    output = {"argv": argv, "returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    if done.returncode in (_NO_REQUEST, _NO_RUN_DIR):
+        return CommandError(
+            f"The run directory {run_dir} cannot be written.",
+            **output,  # type: ignore[arg-type]
+            hint="Free some space, or set `state_dir` to a folder that login and compute nodes share.",
+        )
+    if done.returncode == _NO_SBATCH or (done.returncode == _SHELL_NOT_FOUND and "sbatch" in done.stderr):
+        return CommandNotFoundError(
+            "sbatch is not there: this machine cannot submit Slurm jobs.",
+            **output,  # type: ignore[arg-type]
+            hint="Run Jupyter on a login node of the cluster, or set `slurm_bin` to the folder of Slurm's commands.",
+        )
+    complaint = complaint_of(done.stderr) or "it answered without a job id"
+    hint = next((hint for pattern, hint in _REFUSALS if re.search(pattern, done.stderr, re.IGNORECASE)), "")
+    return SubmissionError(f"Slurm refused the job: {complaint}.", **output, hint=hint)  # type: ignore[arg-type]
+
+
+def complaint_of(stderr: str) -> str:
+    """Return the gist of a Slurm command's stderr: its last error, without the prefixes."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"\w+: (error|fatal): ", line)] or lines
+    if not errors:
+        return ""
+    text = re.sub(r"^\w+: (error: |fatal: )?", "", errors[-1])
+    return re.sub(r"^Batch job submission failed: ", "", text).rstrip(".")
+
+
+def clusters_option(clusters: str) -> list[str]:
+    """Return the option that names a cluster of several, if one is named."""
+    return [f"--clusters={clusters}"] if clusters else []

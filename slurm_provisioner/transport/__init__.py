@@ -1,0 +1,88 @@
+"""How commands and byte streams reach a cluster: one small seam, implemented by `local`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Account", "Completed", "Transport"]
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user of the cluster.
+
+    Attributes
+    ----------
+    user : str
+        The login name.
+    home : str
+        The home directory, absolute.
+    """
+
+    user: str
+    home: str
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended.
+
+    Attributes
+    ----------
+    argv : tuple of str
+        The command.
+    returncode : int
+        Its exit code, negative for a signal.
+    stdout, stderr : str
+        Its output, decoded as UTF-8 with undecodable bytes replaced.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Transport(Protocol):
+    """The way to a cluster. Every method may be called by many tasks at once, on the background loop."""
+
+    async def account(self) -> Account:
+        """Return who the user is on the cluster."""
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
+        """Run a command there, to its end.
+
+        Parameters
+        ----------
+        argv : sequence of str
+            The command; never a shell line.
+        stdin : bytes
+            What it reads.
+        timeout : float
+            Seconds it may take.
+
+        Raises
+        ------
+        CommandNotFoundError
+            There is no such program.
+        CommandTimeoutError
+            It did not end in time; it has been killed.
+        """
+
+    async def await_file(self, directory: str, names: Collection[str]) -> tuple[str, bytes]:
+        """Wait until one of `names` exists in `directory`, however long; return its name and content."""
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        """Return a connected, non-blocking stream socket that carries bytes to `host:port` as seen from the cluster.
+
+        Raises
+        ------
+        OSError
+            It cannot be reached.
+        """
+
+    async def aclose(self) -> None:
+        """Release everything."""

@@ -1,0 +1,125 @@
+"""The transport of a login node: commands are processes, streams are TCP connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+import re
+import signal
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import CommandNotFoundError, CommandTimeoutError
+from . import Account, Completed
+
+__all__ = ["LocalTransport", "clean_environment"]
+
+# Slurm's commands read options from these, and an enclosing job sets SLURM_*: both would change what our own
+# options mean (INPUT ENVIRONMENT VARIABLES in sbatch(1), squeue(1), scancel(1), sacct(1)).
+_SLURM_OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|SINFO|SCONTROL|SPRIO|SPANK)_")
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+
+#: Seconds between two looks for a file: quick while somebody waits at the screen, never later than 0.25 s.
+_FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.02, 0.25, 1.05
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` without what would change the meaning of Slurm's commands."""
+    return {name: value for name, value in environ.items() if name in _KEPT or not _SLURM_OPTIONS.match(name)}
+
+
+class LocalTransport:
+    """Commands and connections made by this process itself."""
+
+    async def account(self) -> Account:
+        """Return who runs this process."""
+        return Account(getpass.getuser(), str(Path.home()))
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
+        """Run a command as a process of its own session, so that a Ctrl-C in the terminal does not reach it."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=clean_environment(os.environ),
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise CommandNotFoundError(
+                f"The command {argv[0]} cannot be run: {error.strerror}.",
+                argv=argv,
+                hint="Is this a login node of the cluster? Set `slurm_bin` to the folder of Slurm's commands.",
+            ) from error
+        try:
+            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
+        except asyncio.TimeoutError as error:
+            raise CommandTimeoutError(
+                f"{argv[0]} did not answer within {timeout:g} s.",
+                argv=argv,
+                hint="The controller may be busy or down; `scontrol ping` tells.",
+            ) from error
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        assert process.returncode is not None
+        return Completed(
+            argv=tuple(argv),
+            returncode=process.returncode,
+            stdout=stdout.decode(errors="replace"),
+            stderr=stderr.decode(errors="replace"),
+        )
+
+    async def await_file(self, directory: str, names: Collection[str]) -> tuple[str, bytes]:
+        """Look again and again, in a worker thread: a hanging file system must not stop the loop."""
+        pause = _FIRST_LOOK
+        while True:
+            found = await asyncio.to_thread(_first_file, directory, names)
+            if found is not None:
+                return found
+            await asyncio.sleep(pause)
+            pause = min(pause * _GROWTH, _LAST_LOOK)
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        """Connect by TCP, whatever address family the host has."""
+        loop = asyncio.get_running_loop()
+        last: OSError = OSError(f"{host} has no address")
+        for family, kind, proto, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, proto)
+            try:
+                sock.setblocking(False)
+                await loop.sock_connect(sock, address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                sock.close()
+                last = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise last
+
+    async def aclose(self) -> None:
+        """Nothing is kept between calls."""
+
+
+def _first_file(directory: str, names: Collection[str]) -> tuple[str, bytes] | None:
+    # Listing the folder makes an NFS client ask the server; opening a name that it believes missing does not.
+    try:
+        present = set(os.listdir(directory))  # noqa: PTH208  (names are all that is wanted)
+    except OSError:
+        return None
+    for name in names:
+        if name in present:
+            try:
+                return name, (Path(directory) / name).read_bytes()
+            except OSError:
+                continue
+    return None

@@ -1,0 +1,93 @@
+"""Commands, files and connections on the machine itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from slurm_provisioner.errors import CommandNotFoundError, CommandTimeoutError
+from slurm_provisioner.transport.local import LocalTransport, clean_environment
+
+
+def run(coro):
+    return asyncio.run(coro)
+
+
+def test_a_command_with_all_its_parts():
+    done = run(LocalTransport().run(["sh", "-c", "cat; echo oops >&2; exit 3"], stdin=b"in\xff", timeout=10))
+    assert (done.returncode, done.stdout, done.stderr) == (3, "in�", "oops\n")
+
+
+def test_a_missing_command_says_what_to_do():
+    with pytest.raises(CommandNotFoundError, match="sbatch-of-another-world") as caught:
+        run(LocalTransport().run(["sbatch-of-another-world"], timeout=10))
+    assert "slurm_bin" in str(caught.value)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_late_command_is_killed_with_its_children(tmp_path):
+    script = f"sleep 600 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(CommandTimeoutError):
+        run(LocalTransport().run(["sh", "-c", script], timeout=0.5))
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_cancelled_command_is_killed(tmp_path):
+    async def cancelled():
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        script = f"echo $$ > {fifo}; exec sleep 600"
+        task = asyncio.ensure_future(LocalTransport().run(["sh", "-c", script], timeout=60))
+        pid = int(await asyncio.to_thread(fifo.read_text))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return pid
+
+    assert not alive(run(cancelled()))
+
+
+def test_what_changes_slurms_commands_is_taken_out():
+    environ = {
+        "PATH": "/bin",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SLURM_JOB_ID": "1",
+        "SBATCH_PARTITION": "x",
+        "SQUEUE_FORMAT": "y",
+        "SLURM_TIME_FORMAT": "relative",
+    }
+    assert clean_environment(environ) == {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf"}
+
+
+def test_a_file_is_seen_when_it_appears(tmp_path):
+    async def appear():
+        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path / "later"), ["a", "b"]))
+        await asyncio.sleep(0)
+        (tmp_path / "later").mkdir()
+        (tmp_path / "later" / "c").write_text("not this")
+        (tmp_path / "tmp").write_text("content")
+        (tmp_path / "tmp").rename(tmp_path / "later" / "b")
+        return await asyncio.wait_for(waiting, 10)
+
+    assert run(appear()) == ("b", b"content")
+
+
+def test_connections():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        sock = run(LocalTransport().connect("127.0.0.1", port))
+        with sock:
+            assert sock.getpeername() == ("127.0.0.1", port)
+            assert not sock.getblocking()
+    with pytest.raises(OSError, match="Connect call failed"):
+        run(LocalTransport().connect("127.0.0.1", port))

@@ -1,0 +1,300 @@
+"""What is said to Slurm's commands, and what is understood of their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from slurm_provisioner.errors import (
+    CommandError,
+    CommandNotFoundError,
+    CommandTimeoutError,
+    SubmissionError,
+)
+from slurm_provisioner.sbatch import complaint_of, parse_submission
+from slurm_provisioner.slurm import (
+    JobStatus,
+    Phase,
+    Slurm,
+    parse_account,
+    parse_control,
+    parse_queue,
+    phase_of,
+    queue_argv,
+)
+from slurm_provisioner.transport import Completed
+from slurm_provisioner.transport.local import LocalTransport
+
+SEP = "\x1f"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "job_id"),
+    [
+        ("1234\n", "1234"),
+        ("1234;cluster-a\n", "1234"),
+        ("Welcome to the 2026 cluster\n1234\n", "1234"),
+        ("17 messages of the day\n1234;x\nHave a nice day\n", "1234"),
+        ("sbatch: Submitted batch job 1234 to 2 nodes\n", None),
+        ("", None),
+        ("Quota: 512 of 1024\n", None),
+    ],
+)
+def test_the_job_id_is_told_from_banners(stdout, job_id):
+    assert parse_submission(stdout) == job_id
+
+
+def test_states_are_compared_whole_and_unknown_ones_are_no_end():
+    assert phase_of("PENDING") is Phase.PENDING
+    assert phase_of("CONFIGURING") is Phase.PENDING
+    assert phase_of("COMPLETING") is Phase.RUNNING
+    assert phase_of("OUT_OF_MEMORY") is Phase.ENDED
+    for state in ("", "CANCELLED+", "OUT_OF_ME", "SOMETHING_NEW", "completed"):
+        assert phase_of(state) is Phase.UNKNOWN
+
+
+def test_squeue_lines_among_others():
+    text = (
+        "CLUSTER: a\n"
+        "slurm_load_jobs: banner of the site\n"
+        f"12{SEP}PENDING{SEP}Priority{SEP}n/a{SEP}jupyter-x\n"
+        f"13{SEP}RUNNING{SEP}None{SEP}c1{SEP}jupyter | y\n"
+        f"14{SEP}PENDING{SEP}(Resources){SEP}n/a\n"
+    )
+    assert parse_queue(text) == {
+        "12": JobStatus("12", "PENDING", "Priority"),
+        "13": JobStatus("13", "RUNNING", "", "c1"),
+    }
+
+
+def test_scontrol_tells_how_a_job_ended():
+    text = (
+        "JobId=7 JobName=a b JobState=no UserId=alice(1001) JobState=TIMEOUT Reason=TimeLimit "
+        "ExitCode=0:15 NodeList=c[1-2] BatchHost=c1\n"
+    ).replace("JobState=no ", "")
+    assert parse_control(text) == JobStatus("7", "TIMEOUT", "TimeLimit", "c1", 0, 15)
+    assert parse_control("slurm_load_jobs error: Invalid job id specified\n") is None
+
+
+def test_sacct_tells_how_a_job_ended():
+    text = (
+        f"banner\n7{SEP}REQUEUED{SEP}0:0{SEP}None{SEP}c1\n"
+        f"7{SEP}CANCELLED by 1001{SEP}0:15{SEP}None{SEP}c2\n70{SEP}FAILED{SEP}1:0{SEP}None{SEP}c1\n"
+    )
+    assert parse_account(text, "7") == JobStatus("7", "CANCELLED", "", "c2", 0, 15)
+    assert parse_account("", "7") is None
+
+
+def test_squeue_asks_for_this_user_and_these_jobs_only():
+    argv = queue_argv(["1", "2"], "alpha")
+    assert argv[0] == "squeue"
+    assert {"--me", "--jobs=1,2", "--clusters=alpha"} <= set(argv)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "gist"),
+    [
+        ("sbatch: error: Batch job submission failed: Invalid account\n", "Invalid account"),
+        (
+            (
+                "sbatch: error: invalid partition specified: nope\n"
+                "sbatch: error: Batch job submission failed: Invalid partition name specified\n"
+            ),
+            "Invalid partition name specified",
+        ),
+        ("MOTD\nsbatch: fatal: nothing works.\n", "nothing works"),
+        ("plain words\n", "plain words"),
+        ("", ""),
+    ],
+)
+def test_the_gist_of_a_refusal(stderr, gist):
+    assert complaint_of(stderr) == gist
+
+
+class Says(LocalTransport):
+    """Answers each program with what the test chose."""
+
+    def __init__(self, **answers: Completed | Exception) -> None:
+        self.answers = answers
+        self.asked: list[list[str]] = []
+
+    async def run(self, argv, *, stdin=b"", timeout):
+        self.asked.append(list(argv))
+        answer = self.answers["sbatch" if argv[0] == "sh" else argv[0]]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def said(stdout: str = "", stderr: str = "", returncode: int = 0) -> Completed:
+    return Completed(("sh", "-c", "…", "submit", "dir", "", "", "--clusters=a"), returncode, stdout, stderr)
+
+
+def submit(transport: LocalTransport) -> str:
+    slurm = Slurm(transport)
+    return asyncio.run(
+        slurm.submit(run_dir="/d", log_directory="", request="{}", script="#!/bin/sh\n", job_name="jupyter-unique")
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("Invalid partition name specified", "`partition`"),
+        ("Invalid account or account/partition combination specified", "`account`"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "`time`"),
+        ("Invalid generic resource (gres) specification", "`gpus`"),
+        ("Requested node configuration is not available", "Ask for less"),
+    ],
+)
+def test_a_refusal_names_command_code_reason_and_remedy(reason, hint):
+    stderr = f"sbatch: error: Batch job submission failed: {reason}"
+    with pytest.raises(SubmissionError) as caught:
+        submit(Says(sbatch=said(stderr=stderr, returncode=1)))
+    text = str(caught.value)
+    assert f"Slurm refused the job: {reason}." in text
+    assert "command: sbatch --parsable --clusters=a (exit code 1)" in text
+    assert hint in text
+    assert caught.value.returncode == 1
+
+
+def test_exit_code_0_without_an_id_is_a_refusal():
+    with pytest.raises(SubmissionError):
+        submit(Says(sbatch=said(stdout="Submitted, honest!\n")))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        CommandTimeoutError("late", argv=["sh"]),
+        said(
+            stderr="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+            returncode=1,
+        ),
+    ],
+)
+def test_a_job_whose_answer_was_lost_is_found_by_its_name(lost):
+    transport = Says(sbatch=lost, squeue=said(f"77{SEP}PENDING{SEP}None{SEP}n/a{SEP}jupyter-unique\n"))
+    assert submit(transport) == "77"
+    assert "--name=jupyter-unique" in transport.asked[1]
+
+
+def test_a_submission_that_got_nowhere_is_an_error():
+    with pytest.raises(CommandTimeoutError):
+        submit(Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said("")))
+
+
+def test_a_controller_that_does_not_answer_is_no_news_of_a_job():
+    slurm = Slurm(Says(squeue=said(stderr="slurm_load_jobs error: Unable to contact slurm controller", returncode=1)))
+    with pytest.raises(CommandError):
+        asyncio.run(slurm.queue(["5"]))
+
+
+def test_a_job_that_the_controller_forgot_is_an_answer():
+    slurm = Slurm(Says(squeue=said(stderr="slurm_load_jobs error: Invalid job id specified", returncode=1)))
+    assert asyncio.run(slurm.queue(["5"])) == {}
+
+
+def test_cancelling_a_job_that_is_gone_is_no_error():
+    slurm = Slurm(
+        Says(scancel=said(stderr="scancel: error: Kill job error on job id 5: Invalid job id specified", returncode=1))
+    )
+    asyncio.run(slurm.cancel("5"))
+
+
+# The submission's shell part, run for real with a stand-in for sbatch.
+
+FAKE_SBATCH = """#!/bin/sh
+{ echo "args: $*"; env | sort; echo "-- stdin"; cat; } > "$HOME/seen"
+echo 42
+"""
+
+
+@pytest.fixture
+def login_node(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(FAKE_SBATCH)
+    sbatch.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return home
+
+
+def submit_for_real(run_dir: str, **kwargs: str) -> str:
+    slurm = Slurm(LocalTransport(), **kwargs)
+    return asyncio.run(
+        slurm.submit(
+            run_dir=run_dir,
+            log_directory="",
+            request='{"key": "secret with \\\\n and %s and \'quotes\'"}',
+            script="#!/bin/bash\necho hi\n",
+            job_name="jupyter-unique",
+        )
+    )
+
+
+def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
+    run_dir = login_node / "it's a dir $(x)" / "kernel"
+    assert submit_for_real(str(run_dir), clusters="alpha") == "42"
+    seen = (login_node / "seen").read_text()
+    assert "args: --parsable --clusters=alpha\n" in seen
+    assert seen.endswith("-- stdin\n#!/bin/bash\necho hi\n")
+    request = run_dir / "request.json"
+    assert request.read_text() == '{"key": "secret with \\\\n and %s and \'quotes\'"}\n'
+    assert stat.S_IMODE(request.stat().st_mode) == 0o600
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    boot, net = (run_dir / "login-host").read_text().splitlines()
+    assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert net == os.readlink("/proc/self/ns/net")
+
+
+def test_neither_options_nor_tokens_of_the_server_reach_sbatch(login_node, monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "wrong")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("JUPYTER_TOKEN", "secret")
+    monkeypatch.setenv("SLURM_CONF", "/etc/a slurm.conf")
+    submit_for_real(str(login_node / "run"))
+    seen = (login_node / "seen").read_text()
+    assert "SBATCH_PARTITION" not in seen
+    assert "SLURM_JOB_ID" not in seen
+    assert "secret" not in seen
+    assert "SLURM_CONF=/etc/a slurm.conf\n" in seen
+    assert f"HOME={login_node}\n" in seen
+
+
+def test_the_connection_file_of_an_earlier_job_is_gone(login_node):
+    run_dir = login_node / "run"
+    run_dir.mkdir()
+    (run_dir / "connection.json").write_text("{}")
+    submit_for_real(str(run_dir))
+    assert not (run_dir / "connection.json").exists()
+
+
+def test_slurms_folder_may_be_named(login_node, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert submit_for_real(str(login_node / "run"), bin_dir=str(tmp_path / "bin")) == "42"
+
+
+def test_no_sbatch(login_node, tmp_path):
+    (tmp_path / "bin" / "sbatch").unlink()
+    empty = tmp_path / "no slurm"
+    empty.mkdir()
+    for program in ("sh", "mkdir", "rm", "chmod", "readlink", "id", "env"):
+        (empty / program).symlink_to(f"/usr/bin/{program}")
+    os.environ["PATH"] = str(empty)
+    with pytest.raises(CommandNotFoundError, match="login node"):
+        submit_for_real(str(login_node / "run"))
+
+
+def test_a_run_directory_that_cannot_be_made(login_node):
+    (login_node / "file").write_text("")
+    with pytest.raises(CommandError, match="cannot be written") as caught:
+        submit_for_real(str(login_node / "file" / "run"))
+    assert "state_dir" in str(caught.value)

@@ -1,0 +1,138 @@
+"""One poll for all, and no death without evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from slurm_provisioner import watcher
+from slurm_provisioner.errors import CommandError
+from slurm_provisioner.slurm import JobStatus
+from slurm_provisioner.watcher import Watcher
+
+log = logging.getLogger("test")
+
+
+class Controller:
+    """A controller that answers each squeue with the next of its answers, and then with the last one for ever."""
+
+    def __init__(self, *answers: dict[str, JobStatus] | Exception, record: JobStatus | None = None) -> None:
+        self.answers = list(answers)
+        self.record = record
+        self.asked: list[list[str]] = []
+
+    async def queue(self, job_ids):
+        self.asked.append(list(job_ids))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def look_up(self, job_id):
+        return self.record
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watcher, "YOUNG_INTERVAL", 0.001)
+
+
+def told(controller: Controller, until: int) -> list[JobStatus]:
+    async def main():
+        seen: list[JobStatus] = []
+        enough = asyncio.Event()
+
+        def see(status):
+            seen.append(status)
+            if len(seen) >= until:
+                enough.set()
+
+        watch = Watcher(controller, log).watch("1", see)
+        await asyncio.wait_for(enough.wait(), 10)
+        watch.close()
+        return seen
+
+    return asyncio.run(main())
+
+
+def down() -> CommandError:
+    return CommandError("squeue failed", argv=["squeue"], returncode=1)
+
+
+RUNNING = JobStatus("1", "RUNNING", node="c1")
+
+
+def test_a_controller_that_does_not_answer_is_no_news(caplog):
+    controller = Controller(down(), down(), {"1": RUNNING}, down(), {"1": RUNNING})
+    with caplog.at_level(logging.WARNING):
+        assert told(controller, 2) == [RUNNING, RUNNING]
+    warnings = [record for record in caplog.records if "could not be asked" in record.getMessage()]
+    assert len(warnings) == 2, "one a silence, not one a poll"
+
+
+def test_an_empty_answer_alone_is_no_death():
+    assert told(Controller({}, {}, {}, {"1": RUNNING}), 1) == [RUNNING]
+
+
+def test_a_job_that_left_the_queue_is_settled_by_its_record():
+    timeout = JobStatus("1", "TIMEOUT", "TimeLimit", "c1", 0, 15)
+    assert told(Controller({}, record=timeout), 1) == [timeout]
+
+
+def test_the_record_adds_the_exit_code():
+    failed = JobStatus("1", "FAILED", "NonZeroExitCode", "c1", 110, None)
+    assert told(Controller({"1": JobStatus("1", "FAILED")}, record=failed), 1) == [failed]
+
+
+def test_a_job_nobody_knows_has_ended_after_a_while(monkeypatch):
+    monkeypatch.setattr(watcher, "VANISHED_AFTER", 0.05)
+    assert told(Controller({}), 1) == [JobStatus("1", "NOT_FOUND")]
+
+
+def test_one_poll_asks_for_all_jobs_and_none_is_made_for_nobody():
+    async def main():
+        controller = Controller({str(n): JobStatus(str(n), "RUNNING") for n in range(50)})
+        watcher_ = Watcher(controller, log)
+        seen: set[str] = set()
+        all_told = asyncio.Event()
+
+        def see(status):
+            seen.add(status.job_id)
+            if len(seen) == 50:
+                all_told.set()
+
+        watches = [watcher_.watch(str(n), see) for n in range(50)]
+        await asyncio.wait_for(all_told.wait(), 10)
+        polls = len(controller.asked)
+        assert sorted(controller.asked[-1], key=int) == [str(n) for n in range(50)]
+        for watch in watches:
+            watch.close()
+        before = len(controller.asked)
+        await asyncio.sleep(0.05)
+        return polls, len(controller.asked) - before
+
+    polls, after_close = asyncio.run(main())
+    assert polls < 10
+    assert after_close == 0
+
+
+def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatch):
+    async def main():
+        monkeypatch.setattr(watcher, "YOUNG_INTERVAL", 1.0)
+        clock = [1000.0]
+        monkeypatch.setattr(watcher.time, "monotonic", lambda: clock[0])
+        watcher_ = Watcher(Controller({}), log)
+        watch = watcher.Watch(watcher_, "1", lambda status: None)
+        assert watch.interval == 1
+        clock[0] += 100
+        assert watch.interval == 10
+        clock[0] += 10_000
+        assert watch.interval == 30
+        watch.linked = True
+        assert watch.interval == 300
+        watch.hurry()
+        assert watch.interval == 1
+
+    asyncio.run(main())
