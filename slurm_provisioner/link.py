@@ -1,0 +1,305 @@
+"""The server side of a kernel's connections: endpoints here, and the TLS port of the supervisor behind them.
+
+One connection is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it
+breaks, and tells where the others, one for each client and channel of the kernel, are to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .credentials import Identity, client_context
+from .endpoints import Endpoints
+from .errors import LinkError
+from .transport import Transport
+
+__all__ = ["Link", "Listener", "Target"]
+
+#: Seconds for one attempt to connect, TLS included.
+CONNECT_TIMEOUT = 10.0
+#: Seconds between attempts to reach the supervisor again: first, last.
+RETRY_FIRST, RETRY_LAST = 0.2, 10.0
+#: Seconds the supervisor has for an answer before the connection counts as broken.
+ANSWER_TIMEOUT = 10.0
+#: Bytes of one line of the supervisor channel at most.
+LINE_LIMIT = 2**20
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a supervisor is, and how it and we know each other.
+
+    Attributes
+    ----------
+    hosts : tuple of str
+        Its addresses, any of which may be the one that can be reached.
+    port : int
+        Its TLS port.
+    identity : Identity
+        What we show.
+    peer_certificate : str
+        The one certificate we accept, PEM.
+    sign_of_life : float
+        Seconds between two signs of life that keep its lease.
+    """
+
+    hosts: tuple[str, ...]
+    port: int
+    identity: Identity
+    peer_certificate: str
+    sign_of_life: float
+
+
+class Listener(Protocol):
+    """Who wants to know what a supervisor says."""
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Take an event: a dict with the key ``event``."""
+
+    def link_changed(self, connected: bool) -> None:
+        """Take the news that the supervisor was reached, or lost."""
+
+
+class Link:
+    """A kernel's endpoints, and the connections of its supervisor.
+
+    Parameters
+    ----------
+    transport : Transport
+        The way to the compute node.
+    log : logging.Logger
+        Where connections that fail are told.
+    """
+
+    def __init__(self, transport: Transport, log: logging.Logger) -> None:
+        self._transport = transport
+        self._log = log
+        self._endpoints = Endpoints(self._dial)
+        self._target: Target | None = None
+        self._host: str | None = None
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._attached = asyncio.Event()
+        self._detached = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._ids = itertools.count(1)
+
+    async def open(self) -> None:
+        """Bind the kernel's endpoints, or bind again those whose files were removed."""
+        await self._endpoints.open()
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        """Where clients connect, in the terms of Jupyter's connection files."""
+        return self._endpoints.info
+
+    async def _dial(self, channel: str, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Connect a protocol to a channel of the kernel, once there is a supervisor to ask."""
+        await self._attached.wait()
+        if self._host is None:
+            await asyncio.wait_for(self._connected.wait(), CONNECT_TIMEOUT)
+        host, target = self._host, self._target
+        if host is None or target is None:
+            raise LinkError("The kernel's job is gone.")
+        sock = await asyncio.wait_for(self._transport.connect(host, target.port), CONNECT_TIMEOUT)
+        await asyncio.get_running_loop().create_connection(
+            protocol,
+            sock=sock,
+            ssl=self._context(channel),
+            server_hostname="",
+            ssl_handshake_timeout=CONNECT_TIMEOUT,
+        )
+
+    def _context(self, channel: str) -> ssl.SSLContext:
+        assert self._target is not None
+        if channel not in self._contexts:
+            self._contexts[channel] = client_context(self._target.identity, self._target.peer_certificate, channel)
+        return self._contexts[channel]
+
+    def attach(self, target: Target, listener: Listener) -> None:
+        """Connect the endpoints to a supervisor, and stay connected to it until `detach`."""
+        self.detach()
+        self._target = target
+        self._attached.set()
+        self._detached = asyncio.Event()
+        self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
+
+    def detach(self) -> None:
+        """Let go of the supervisor. The endpoints stay, and hold what connects to them."""
+        self._attached.clear()
+        self._detached.set()
+        self._target = self._host = None
+        self._contexts.clear()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        self._endpoints.hang_up()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the supervisor can be spoken to right now."""
+        return self._connected.is_set()
+
+    async def call(self, do: str, *, timeout: float = ANSWER_TIMEOUT, **fields: Any) -> dict[str, Any]:
+        """Have the supervisor do something and return its answer.
+
+        Parameters
+        ----------
+        do : str
+            The command.
+        timeout : float
+            Seconds for a connection, where there is none right now, and the answer.
+        **fields
+            The command's own fields.
+
+        Raises
+        ------
+        LinkError
+            It cannot be reached, does not answer, or could not do it.
+        """
+        try:
+            return await asyncio.wait_for(self._call(do, fields), timeout)
+        except asyncio.TimeoutError as error:
+            raise LinkError(f"The supervisor did not answer to {do!r} within {timeout:g} s.") from error
+
+    async def _call(self, do: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if self._target is None:
+            raise LinkError("There is no job to speak to.")
+        await _first(self._connected, self._detached)
+        if self._writer is None:
+            raise LinkError("The job is gone.")
+        number = next(self._ids)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._writer.write(json.dumps({"id": number, "do": do, **fields}).encode() + b"\n")
+            await self._writer.drain()
+            result: dict[str, Any] = await answer
+        except OSError as error:
+            raise LinkError(f"The connection to the supervisor broke: {error}.") from error
+        finally:
+            del self._answers[number]
+        if not result.get("ok"):
+            raise LinkError(f"The supervisor could not {do}: {result.get('error', 'no reason given')}.")
+        return result
+
+    async def _keep_connected(self, target: Target, listener: Listener) -> None:
+        pause = RETRY_FIRST
+        told = False
+        while True:
+            try:
+                reader, writer = await self._reach(target)
+            except (OSError, asyncio.TimeoutError) as error:
+                if not told:
+                    self._log.debug("The supervisor at %s cannot be reached yet: %s", target, error)
+                told = True
+            else:
+                pause = RETRY_FIRST
+                await self._converse(reader, writer, target.sign_of_life, listener)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_LAST)
+
+    async def _reach(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Try all addresses side by side, the one that worked before alone."""
+        hosts = [self._host] if self._host is not None else list(target.hosts)
+        attempts = {asyncio.ensure_future(self._open_supervisor(host, target.port)): host for host in hosts}
+        pending = set(attempts)
+        failure: BaseException = OSError("it announced no address")
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    raise asyncio.TimeoutError
+                for attempt in done:
+                    if attempt.exception() is None:
+                        self._host = attempts.pop(attempt)
+                        return attempt.result()
+                    failure = attempt.exception() or failure
+            self._host = None
+            raise failure
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            for outcome in await asyncio.gather(*attempts, return_exceptions=True):
+                if not isinstance(outcome, BaseException):
+                    outcome[1].close()
+
+    async def _open_supervisor(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = await self._transport.connect(host, port)
+        return await asyncio.open_connection(
+            sock=sock,
+            ssl=self._context("supervisor"),
+            server_hostname="",
+            ssl_handshake_timeout=CONNECT_TIMEOUT,
+            limit=LINE_LIMIT,
+        )
+
+    async def _converse(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        sign_of_life: float,
+        listener: Listener,
+    ) -> None:
+        self._writer = writer
+        self._connected.set()
+        listener.link_changed(True)
+        lease = asyncio.ensure_future(self._keep_lease(sign_of_life, writer))
+        try:
+            while line := await reader.readline():
+                self._hear(line, listener)
+        except (OSError, ValueError):
+            pass  # broken, or a line beyond all limits
+        finally:
+            lease.cancel()
+            self._connected.clear()
+            self._writer = None
+            writer.close()
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(LinkError("The connection to the supervisor broke."))
+            listener.link_changed(False)
+
+    def _hear(self, line: bytes, listener: Listener) -> None:
+        message = json.loads(line)
+        if "event" in message:
+            listener.heard(message)
+        elif (answer := self._answers.get(message.get("re"))) is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _keep_lease(self, interval: float, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self.call("lease")
+            except LinkError:
+                writer.close()  # a node that vanished sends no end of file
+                return
+
+    async def aclose(self) -> None:
+        """Close everything and remove the endpoints."""
+        keeper = self._keeper
+        self.detach()
+        if keeper is not None:
+            await asyncio.gather(keeper, return_exceptions=True)
+        await self._endpoints.aclose()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for one of some events."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

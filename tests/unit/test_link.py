@@ -1,0 +1,386 @@
+"""Endpoints that stay, connections that come back, and a supervisor that is spoken to over TLS alone.
+
+The supervisor here is a stand-in: one TLS port, mutual certificates, ALPN names the channel. The real one is tested in
+tests/launcher, and both together on a real cluster in tests/behaviour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import stat
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm_provisioner import endpoints as endpoints_module
+from slurm_provisioner import link as link_module
+from slurm_provisioner.credentials import client_context, make_identity
+from slurm_provisioner.endpoints import CHANNELS
+from slurm_provisioner.errors import LinkError
+from slurm_provisioner.link import Link, Target
+from slurm_provisioner.transport.local import LocalTransport
+
+log = logging.getLogger("test")
+OURS, THEIRS, STRANGER = (make_identity(name) for name in ("server", "supervisor", "stranger"))
+
+
+class Supervisor:
+    """Echoes on the kernel's channels; answers commands as `answer` says."""
+
+    def __init__(self, tmp_path: Path, identity: Any = THEIRS) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.context.load_verify_locations(cadata=OURS.certificate)
+        self.context.set_alpn_protocols([*CHANNELS, "supervisor"])
+        pem = tmp_path / "identity.pem"
+        pem.write_text(identity.certificate + identity.private_key)
+        self.context.load_cert_chain(pem)
+        self.heard: list[dict[str, Any]] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.answer: Callable[[dict[str, Any]], Any] = lambda command: {"re": command["id"], "ok": True}
+        self.port = 0
+
+    async def __aenter__(self) -> Supervisor:
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", self.port, ssl=self.context)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection."""
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        channel = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        try:
+            if channel != "supervisor":
+                while data := await reader.read(2**16):
+                    writer.write(data)
+                    await writer.drain()
+                return
+            writer.write(json.dumps({"event": "status", "state": "ready"}).encode() + b"\n")
+            while line := await reader.readline():
+                command = json.loads(line)
+                self.heard.append(command)
+                if (answer := self.answer(command)) is not None:
+                    writer.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n")
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    def target(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), sign_of_life: float = 60) -> Target:
+        return Target(hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
+
+
+class Linked:
+    """A link, and the news of it."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self.changes: asyncio.Queue[bool] = asyncio.Queue()
+        self.link = Link(LocalTransport(), log)
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        self.events.put_nowait(event)
+
+    def link_changed(self, connected: bool) -> None:
+        self.changes.put_nowait(connected)
+
+    async def __aenter__(self) -> Linked:
+        await self.link.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        folder = self.link.endpoints["ip"].removesuffix("/k")
+        await self.link.aclose()
+        assert not Path(folder).exists()
+
+    async def client(self, channel: str = "shell") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(f"{self.link.endpoints['ip']}-{CHANNELS.index(channel) + 1}")
+
+
+def run(coro: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(coro, 30)
+        await asyncio.sleep(0)
+        left = [
+            task
+            for task in asyncio.all_tasks()
+            if task is not asyncio.current_task() and "Supervisor.serve" not in repr(task)
+        ]
+        assert not left, left
+
+    asyncio.run(bounded())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(link_module, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(link_module, "RETRY_LAST", 0.05)
+
+
+def test_endpoints_are_private_and_their_paths_short():
+    async def main():
+        async with Linked() as linked:
+            endpoints = linked.link.endpoints
+            assert endpoints["transport"] == "ipc"
+            folder = Path(endpoints["ip"]).parent
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            for number, channel in enumerate(CHANNELS, 1):
+                assert endpoints[f"{channel}_port"] == number
+                path = f"{endpoints['ip']}-{number}"
+                assert Path(path).is_socket()
+                assert len(path) <= 107
+
+    run(main())
+
+
+def test_a_long_tmpdir_is_not_used(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(endpoints_module.tempfile, "gettempdir", lambda: str(long))
+
+    async def main():
+        async with Linked() as linked:
+            assert linked.link.endpoints["ip"].startswith("/tmp/")
+        assert list(long.iterdir()) == []
+
+    run(main())
+
+
+def test_where_there_are_no_unix_sockets_endpoints_are_on_loopback(monkeypatch, tmp_path):
+    monkeypatch.setattr(endpoints_module, "_has_unix_sockets", lambda: False)
+
+    async def main():
+        async with Supervisor(tmp_path) as supervisor:
+            linked = Linked()
+            await linked.link.open()
+            endpoints = linked.link.endpoints
+            assert (endpoints["transport"], endpoints["ip"]) == ("tcp", "127.0.0.1")
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await asyncio.open_connection("127.0.0.1", endpoints["hb_port"])
+            writer.write(b"beat")
+            assert await reader.readexactly(4) == b"beat"
+            writer.close()
+            await linked.link.open()
+            assert linked.link.endpoints == endpoints
+            await linked.link.aclose()
+
+    run(main())
+
+
+def test_bytes_go_through_each_channel_and_early_ones_wait(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            early_reader, early_writer = await linked.client("iopub")
+            early_writer.write(b"early")
+            linked.link.attach(supervisor.target(), linked)
+            assert await early_reader.readexactly(5) == b"early"
+            for channel in CHANNELS:
+                reader, writer = await linked.client(channel)
+                writer.write(b"x" * 3_000_000)
+                assert await reader.readexactly(3_000_000) == b"x" * 3_000_000
+                writer.close()
+            early_writer.close()
+
+    run(main())
+
+
+def test_a_client_that_does_not_read_stops_its_source(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await linked.client()
+            chunk, sent = b"y" * 2**16, 0
+            with pytest.raises(asyncio.TimeoutError):
+                while sent < 2**30:
+                    writer.write(chunk)
+                    await asyncio.wait_for(writer.drain(), 2)
+                    sent += len(chunk)
+            assert sent < 2**26, "nothing holds it back"
+            writer.transport.abort()
+
+    run(main())
+
+
+def test_both_sides_see_the_others_end(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await linked.client()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            supervisor.cut()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(main())
+
+
+def test_commands_answers_and_events(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            supervisor.answer = lambda command: {"re": command["id"], "ok": True, "twice": command["n"] * 2}
+            linked.link.attach(supervisor.target(), linked)
+            answers = await asyncio.gather(*(linked.link.call("double", n=n) for n in range(20)))
+            assert [answer["twice"] for answer in answers] == [n * 2 for n in range(20)]
+            assert (await linked.events.get())["event"] == "status"
+            assert await linked.changes.get() is True
+            supervisor.answer = lambda command: {"re": command["id"], "ok": False, "error": "no kernel"}
+            with pytest.raises(LinkError, match="could not signal: no kernel"):
+                await linked.link.call("signal", signum=2)
+
+    run(main())
+
+
+def test_a_call_without_answer_ends(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            with pytest.raises(LinkError, match="no job"):
+                await linked.link.call("status")
+            linked.link.attach(supervisor.target(), linked)
+            supervisor.answer = lambda command: None
+            with pytest.raises(LinkError, match="did not answer"):
+                await linked.link.call("status", timeout=0.2)
+            call = asyncio.ensure_future(linked.link.call("status"))
+            while len(supervisor.heard) < 2:
+                await asyncio.sleep(0.01)
+            supervisor.cut()
+            with pytest.raises(LinkError, match="broke"):
+                await call
+
+    run(main())
+
+
+def test_letting_go_ends_calls_that_wait_for_a_connection():
+    async def main():
+        async with Linked() as linked:
+            linked.link.attach(Target(("127.0.0.1",), 1, OURS, THEIRS.certificate, 60), linked)
+            call = asyncio.ensure_future(linked.link.call("status"))
+            await asyncio.sleep(0.05)
+            linked.link.detach()
+            with pytest.raises(LinkError, match="gone"):
+                await call
+
+    run(main())
+
+
+def test_a_broken_connection_comes_back_and_endpoints_stay(tmp_path):
+    async def main():
+        async with Linked() as linked:
+            supervisor = Supervisor(tmp_path)
+            async with supervisor:
+                linked.link.attach(supervisor.target(), linked)
+                assert await linked.changes.get() is True
+            assert await linked.changes.get() is False
+            assert not linked.link.connected
+            endpoints = linked.link.endpoints
+            async with supervisor:  # the same port, a while later
+                assert await linked.changes.get() is True
+                assert linked.link.endpoints == endpoints
+                reader, writer = await linked.client()
+                writer.write(b"back")
+                assert await reader.readexactly(4) == b"back"
+                writer.close()
+
+    run(main())
+
+
+def test_garbage_breaks_the_connection_not_the_link(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            await linked.changes.get()
+            supervisor.answer = lambda command: b"\xff not json\n"
+            with pytest.raises(LinkError):
+                await linked.link.call("status", timeout=5)
+            supervisor.answer = lambda command: b"x" * (link_module.LINE_LIMIT * 2 + 1)
+            with pytest.raises(LinkError):
+                await linked.link.call("status", timeout=5)
+            supervisor.answer = lambda command: {"re": command["id"], "ok": True}
+            assert (await linked.link.call("status", timeout=5))["ok"]
+
+    run(main())
+
+
+def test_signs_of_life_and_a_peer_that_fell_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr(link_module.Link.call, "__kwdefaults__", {"timeout": 0.2})
+
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(sign_of_life=0.05), linked)
+            assert await linked.changes.get() is True
+            while len([each for each in supervisor.heard if each["do"] == "lease"]) < 3:
+                await asyncio.sleep(0.01)
+            supervisor.answer = lambda command: None  # as a node that vanished: the connection stays, nobody answers
+            assert await linked.changes.get() is False
+
+    run(main())
+
+
+def test_the_address_that_works_is_found(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(hosts=("host.invalid", "127.0.0.2", "127.0.0.1")), linked)
+            assert (await linked.link.call("status"))["ok"]
+
+    run(main())
+
+
+def test_a_stranger_at_the_supervisors_address_is_not_spoken_to(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path, identity=STRANGER) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            with pytest.raises(LinkError):
+                await linked.link.call("status", timeout=0.5)
+            reader, writer = await linked.client()
+            writer.write(b"secret")
+            await asyncio.sleep(0.2)
+            assert supervisor.heard == []
+            assert supervisor.writers == []
+            writer.close()
+            linked.link.detach()
+
+    run(main())
+
+
+def test_endpoints_that_were_removed_are_bound_again(tmp_path):
+    """jupyter_client removes the files of ipc endpoints at every restart."""
+
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            old_reader, old_writer = await linked.client()
+            old_writer.write(b"1")
+            await old_reader.readexactly(1)
+            for path in Path(linked.link.endpoints["ip"]).parent.glob("k-*"):
+                path.unlink()
+            await linked.link.open()
+            reader, writer = await linked.client()
+            writer.write(b"new")
+            assert await reader.readexactly(3) == b"new"
+            old_writer.write(b"still open")
+            assert await old_reader.readexactly(10) == b"still open"
+            writer.close()
+            old_writer.close()
+
+    run(main())
+
+
+def test_no_key_file_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoints_module.tempfile, "tempdir", str(tmp_path))
+    client_context(OURS, THEIRS.certificate, "shell")
+    assert list(tmp_path.iterdir()) == []
+    assert OURS.private_key not in repr(OURS)
