@@ -1,0 +1,128 @@
+"""The job behind one kernel object: one after another, over restarts, with endpoints that stay.
+
+Everything here runs on the background loop, but for the plain attributes that `poll` reads.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from . import cluster
+from .allocation import Allocation
+from .cluster import Place
+from .config import KernelConfig
+from .errors import LinkError
+from .link import Link
+from .loop import to_the_end
+from .request import KernelCommand
+
+__all__ = ["KernelJob"]
+
+
+class KernelJob:
+    """What jupyter_client's kernel object has instead of a process.
+
+    Parameters
+    ----------
+    config : KernelConfig
+        What to ask Slurm for.
+    kernel_id : str
+        Jupyter's id of the kernel.
+    log : logging.Logger
+        Where the kernel's story is told.
+    """
+
+    def __init__(self, config: KernelConfig, kernel_id: str, log: logging.Logger) -> None:
+        self._kernel_id = kernel_id
+        self._log = log
+        self._cluster = cluster.acquire(Place(config.clusters or "", config.slurm_bin or ""))
+        self._link = Link(self._cluster.transport, log)
+        #: The current job; None before the first one, and after a launch that failed.
+        self.allocation: Allocation | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the kernel process, negative for a signal; None while it is not known to have ended."""
+        return self.allocation.exit_code if self.allocation is not None else None
+
+    async def launch(self, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> dict[str, Any]:
+        """Start a kernel: in the job if there is one, else in a new one. Return its endpoints.
+
+        Parameters
+        ----------
+        config : KernelConfig
+            What to ask Slurm for.
+        command : KernelCommand
+            What to run.
+        new_job : bool
+            Whether a job that ended may be followed by a new one: the user's choice, never Jupyter's.
+
+        Raises
+        ------
+        JobEndedError
+            The job ended, and there may be no new one.
+        SlurmProvisionerError
+            There is no kernel. A job submitted for it is cancelled.
+        """
+        await self._link.open()
+        now = self.allocation
+        if now is not None and not now.over:
+            try:
+                await now.restart(command)
+            except LinkError:
+                if not now.over:
+                    raise
+            else:
+                return self._link.endpoints
+        if now is not None and not new_job:
+            raise await now.end_error()
+        await self._submit(config, command)
+        return self._link.endpoints
+
+    async def _submit(self, config: KernelConfig, command: KernelCommand) -> None:
+        if self.allocation is not None:
+            await self.allocation.end()
+        self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
+        try:
+            await self.allocation.start(command)
+        except BaseException:
+            self.allocation = None
+            raise
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to the kernel's process group; without a kernel, do nothing. Never raises."""
+        if self.allocation is not None:
+            await self.allocation.signal(signum)
+
+    def expect_exit(self) -> None:
+        """Take the kernel's coming end as wanted."""
+        if self.allocation is not None:
+            self.allocation.stopping = True
+
+    async def wait(self) -> int:
+        """Wait for the end of the kernel process and return its exit code."""
+        return await self.allocation.wait() if self.allocation is not None else 0
+
+    async def leave(self) -> None:
+        """Let go of a persistent kernel: its job goes on."""
+        await to_the_end(self._close())
+
+    async def give_back(self) -> None:
+        """End the job, close everything, and remove the run directory unless it tells of a failure."""
+        await to_the_end(self._give_back())
+
+    async def _give_back(self) -> None:
+        now, self.allocation = self.allocation, None
+        try:
+            if now is not None:
+                ended_by_itself = now.over
+                await now.end()
+                if not ended_by_itself:
+                    await self._cluster.slurm.remove(now.run_dir)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        await self._link.aclose()
+        await cluster.release(self._cluster)

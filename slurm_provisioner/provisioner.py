@@ -1,0 +1,279 @@
+"""`SlurmProvisioner`: the one place that knows jupyter_client's contract; its calls become calls of a `KernelJob`.
+
+What the contract asks beyond its docstrings (read in jupyter_client 8, `manager.py` and `restarter.py`):
+
+- `poll` and `send_signal` are called at any time, ten times a second during a shutdown: answered from memory,
+  never raising.
+- Only `cleanup` and `shutdown_requested` carry a restart flag that can be trusted, so `kill` ends the kernel
+  process and only ``cleanup(restart=False)`` gives the job back.
+- A launch that raises gets no further call, so it cleans up after itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from traitlets import Dict
+
+from .errors import SlurmProvisionerError
+from .loop import background_loop
+
+if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
+
+    from .config import KernelConfig
+    from .job import KernelJob
+    from .request import KernelCommand
+
+__all__ = ["SlurmProvisioner"]
+
+#: Seconds that an orderly shutdown needs at least: the message, the kernel's exit, and the news of it from another
+#: node.
+SHUTDOWN_WAIT = 10.0
+#: Variables of the server that a kernel gets unasked: the notebook's name, which ipykernel shows as ``__session__``.
+_ALWAYS_PASSED = ("JPY_SESSION_NAME",)
+
+
+class SlurmProvisioner(KernelProvisionerBase):
+    """Runs a kernel in a Slurm job.
+
+    The kernelspec says what to ask for in ``metadata.kernel_provisioner.config``, see
+    `slurm_provisioner.config.KernelConfig`. A site adds `defaults` and `limits`.
+    """
+
+    defaults = Dict(
+        help="""Site-wide values for fields that a kernelspec leaves out, by name of the field in the kernelspec's
+        `config`, such as ``{"partition": "interactive", "time": "2:00:00"}``.""",
+    ).tag(config=True)
+
+    limits = Dict(
+        help="""What a kernelspec may ask for at most, by name of the field: a number, time or size is a maximum, a
+        list holds the allowed values, false forbids. Such as ``{"time": "8:00:00", "gpus": 2, "partition":
+        ["debug", "gpu"]}``.""",
+    ).tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The kernelspec's config arrives as keywords, and some of its names (`log`) are traits of ours: it is read in
+        # `pre_launch`, from the kernelspec.
+        own = {name: kwargs[name] for name in ("kernel_id", "kernel_spec", "parent") if name in kwargs}
+        super().__init__(**own)
+        self._job: KernelJob | None = None
+        self._config: KernelConfig | None = None
+        self._running = False
+        self._user_asked = False
+        self._command: KernelCommand | None = None
+        self._cwd: str | None = None
+
+    @property
+    def job_config(self) -> KernelConfig:
+        """What the next job asks for; there once `pre_launch` has read it. For subclasses."""
+        assert self._config is not None, "pre_launch comes first"
+        return self._config
+
+    @property
+    def job_id(self) -> str | None:
+        """Slurm's id of the job, if there is one."""
+        return self._job.allocation.job_id if self._job is not None and self._job.allocation is not None else None
+
+    # -------------------------------------------------------------------- launch
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Read and check what to ask Slurm for.
+
+        Raises
+        ------
+        ConfigError
+            The kernelspec's config, an override or a site setting cannot be used.
+        """
+        # Imported with the first kernel: listing kernelspecs must not pay for pydantic.
+        from .config import KernelConfig, overrides_from_env  # noqa: PLC0415
+
+        extra_arguments = kwargs.pop("extra_arguments", [])
+        kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
+        given_env = dict(kwargs.get("env") or os.environ)
+        self._config = KernelConfig.load(
+            self._stanza(),
+            defaults=self.defaults,
+            overrides=overrides_from_env(given_env),
+            limits=self.limits,
+        )
+        self._command = self._kernel_command(
+            [*self.kernel_spec.argv, *extra_arguments], given_env, kwargs.get("cwd"), self._config
+        )
+        return await super().pre_launch(cmd=self._command.argv, **kwargs)
+
+    def _stanza(self) -> dict[str, Any]:
+        stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
+        if "provisioner_name" not in stanza:  # we are the site's default provisioner
+            return {}
+        return cast("dict[str, Any]", stanza.get("config", {}))
+
+    def _kernel_command(self, argv: list[str], env: dict[str, str], cwd: Any, config: KernelConfig) -> KernelCommand:
+        from .request import KernelCommand  # noqa: PLC0415
+
+        places = {"{prefix}": sys.prefix, "{resource_dir}": str(self.kernel_spec.resource_dir)}
+        for place, value in places.items():
+            argv = [part.replace(place, value) for part in argv]
+        passed = {name: env[name] for name in (*_ALWAYS_PASSED, *config.env_pass) if name in env}
+        own_environment = any((config.modules, config.conda_env, config.venv, config.container, config.prologue))
+        self._cwd = str(cwd) if cwd else None
+        session = self.parent.session if self.parent is not None else None
+        return KernelCommand(
+            argv=argv,
+            env={**passed, **self.kernel_spec.env, **config.env},
+            cwd=config.work_dir or self._cwd,
+            python=None if own_environment else sys.executable,
+            session={
+                "key": session.key.decode() if session else "",
+                "signature_scheme": session.signature_scheme if session else "hmac-sha256",
+                "kernel_name": getattr(self.parent, "kernel_name", ""),
+                "jupyter_session": env.get("JPY_SESSION_NAME", ""),
+            },
+        )
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:  # noqa: ARG002
+        """Start the kernel, in its job if it has one, else in a new job; return once it is up.
+
+        Raises
+        ------
+        JobEndedError
+            The job ended by itself and jupyter_client restarts the kernel of its own accord: a new job is the
+            user's choice.
+        SlurmProvisionerError
+            There is no kernel; nothing is left of the attempt in the queue.
+        """
+        assert self._command is not None
+        command = replace(self._command, argv=list(cmd))  # a subclass may have changed it
+        try:
+            endpoints = await background_loop().run(self._launch(command))
+        except SlurmProvisionerError as error:
+            self._show(str(error), state="dead")
+            raise
+        self._show("", state=None)
+        self._running = True
+        self.connection_info = cast(
+            "KernelConnectionInfo",
+            {
+                **endpoints,
+                "key": command.session["key"].encode(),
+                "signature_scheme": command.session["signature_scheme"],
+                "kernel_name": command.session["kernel_name"],
+            },
+        )
+        return self.connection_info
+
+    def _show(self, reason: str, *, state: str | None) -> None:
+        """Have jupyter_server's kernel model say why there is no kernel; it clears nothing of that by itself."""
+        if self.parent is not None and self.parent.has_trait("reason"):
+            self.parent.reason = reason
+            if state is not None:
+                self.parent.execution_state = state
+
+    async def _launch(self, command: KernelCommand) -> dict[str, Any]:
+        from .job import KernelJob  # noqa: PLC0415
+
+        assert self._config is not None
+        loop = background_loop()
+        new_job, self._user_asked = self._job is None or self._user_asked, False
+        if self._job is None:
+            self._job = KernelJob(self._config, self.kernel_id or "", cast("logging.Logger", self.log))
+            loop.at_exit(self._job, self._job.leave if self._config.persistent else self._job.give_back)
+        job = self._job
+        first = job.allocation is None
+        try:
+            return await job.launch(self._config, command, new_job=new_job)
+        except BaseException:
+            if first:
+                self._job = None
+                loop.forget(job)
+                await job.give_back()
+            raise
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Nothing is left to do, and this must not raise."""
+
+    # --------------------------------------------------------------------- life
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a kernel process was launched and not yet waited for."""
+        return self._running
+
+    async def poll(self) -> int | None:
+        """Return None while the kernel lives or is not known to have ended, else its exit code."""
+        if self._job is None or not self._running:
+            return 0
+        return self._job.exit_code
+
+    async def wait(self) -> int | None:
+        """Wait for the end of the kernel process and return its exit code."""
+        code = 0
+        if self._job is not None and self._running:
+            code = await background_loop().run(self._job.wait())
+        self._running = False
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel's process group."""
+        if self._job is not None and self._running:
+            await background_loop().run(self._job.signal(signum))
+
+    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002  (the flag cannot be trusted, see above)
+        """End the kernel process; the job stays."""
+        await self.send_signal(signal.SIGKILL)
+
+    async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002
+        """Ask the kernel process to end; the job stays."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Note that the kernel's end is wanted; only a user's own restart comes this way with ``restart=True``."""
+        self._user_asked = restart
+        if self._job is not None:
+            self._job.expect_exit()
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Give the job back, unless a restart is coming."""
+        if restart or self._job is None:
+            return
+        job, self._job = self._job, None
+        self._running = False
+        loop = background_loop()
+        await loop.run(job.give_back())
+        loop.forget(job)
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        """Allow for the way to another node and back."""
+        return max(recommended, SHUTDOWN_WAIT)
+
+    def resolve_path(self, path: str) -> str | None:
+        """Return a path relative to the kernel's working directory, where that is seen from here."""
+        resolved = Path(self._cwd or "") / Path(path).expanduser()
+        return str(resolved.resolve()) if resolved.exists() else None
+
+    # --------------------------------------------------------------- persistence
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """Return what identifies the kernel and its job, fit for JSON."""
+        info = await super().get_provisioner_info()
+        connection = dict(self.connection_info)
+        if isinstance(connection.get("key"), bytes):
+            connection["key"] = cast("bytes", connection["key"]).decode()
+        info["connection_info"] = connection
+        info["job_id"] = self.job_id
+        return info
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Take over what `get_provisioner_info` returned."""
+        await super().load_provisioner_info(provisioner_info)
+        connection = dict(self.connection_info)
+        if isinstance(connection.get("key"), str):
+            connection["key"] = cast("str", connection["key"]).encode()
+        self.connection_info = cast("KernelConnectionInfo", connection)
