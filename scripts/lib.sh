@@ -1,0 +1,88 @@
+# Shared by the scripts of this folder: the environment they run in, and who they run as. Sourced by bash.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[ "$(id -u)" = 0 ] && am_root=1 || am_root=
+
+say() { printf '\033[1m%s\033[0m\n' "$*"; }
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+
+# An ordinary user must be able to read what root set up, which a checkout in root's home is not.
+if [ -n "$am_root" ]; then
+    env_dir=${SLURM_PROVISIONER_ENV:-/var/tmp/slurm-provisioner-env}
+else
+    env_dir=${SLURM_PROVISIONER_ENV:-$root/.venv}
+fi
+
+# The first Python >= 3.10 with venv that everybody can run (root's own, as of pyenv, cannot be run by others).
+find_python() {
+    local python
+    for python in /usr/bin/python3 /usr/local/bin/python3 python3; do
+        [ -n "$am_root" ] && [ "$python" = python3 ] && continue
+        "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue
+        echo "$python"
+        return
+    done
+    return 1
+}
+
+ensure_python() {
+    find_python > /dev/null && return
+    { [ -n "$am_root" ] && command -v apt-get > /dev/null; } ||
+        fail "Python >= 3.10 with venv is needed (Debian: apt-get install python3 python3-venv)."
+    say "Installing python3-venv"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3 python3-venv > /dev/null
+    find_python > /dev/null || fail "This system's python3 is older than 3.10."
+}
+
+# ensure_env EXTRAS: the environment with the package's dependencies, and the package as it stands in this checkout.
+ensure_env() {
+    local extras=$1 stamp wanted
+    ensure_python
+    stamp=$env_dir/.installed-$extras
+    wanted=$(sha256sum < "$root/pyproject.toml")
+    if ! { [ -x "$env_dir/bin/python" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$wanted" ]; }; then
+        say "Setting up $env_dir"
+        (
+            umask 022
+            [ -x "$env_dir/bin/python" ] || "$(find_python)" -m venv "$env_dir"
+            "$env_dir/bin/python" -m pip install -q --disable-pip-version-check hatchling
+            "$env_dir/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation "$root[$extras]"
+        )
+        echo "$wanted" > "$stamp"
+    fi
+    (
+        umask 022
+        "$env_dir/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
+            --force-reinstall --root-user-action=ignore "$root"
+    )
+}
+
+# Sets `user`, the ordinary user to work as, and the environment of a Slurm that answers; brings one up if there is none.
+ensure_slurm() {
+    if [ -z "$am_root" ]; then
+        sinfo --version > /dev/null 2>&1 && sinfo -h > /dev/null 2>&1 ||
+            fail "No Slurm answers here. Run this on a login node, or as root, which brings up a one-machine Slurm."
+        user=
+        return
+    fi
+    "$root/scripts/cluster" up
+    eval "$("$root/scripts/cluster" env)"
+    user=alice
+}
+
+# as_user COMMAND...: run it as that user, in an environment that holds nothing of the caller's but Slurm's.
+as_user() {
+    if [ -z "$user" ]; then
+        "$@"
+        return
+    fi
+    local home
+    home=$(getent passwd "$user" | cut -d: -f6)
+    (
+        cd "$home"
+        runuser -u "$user" -- env -i HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash LANG=C.UTF-8 \
+            TERM="${TERM:-dumb}" PATH="$env_dir/bin:/usr/local/bin:/usr/bin:/bin" SLURM_CONF="$SLURM_CONF" \
+            ${CI:+CI="$CI"} "$@"
+    )
+}
