@@ -1,0 +1,197 @@
+"""Real kernels in real Slurm jobs, as an ordinary user, on whatever Slurm answers here.
+
+Every test leaves the cluster as it was: no job, process, socket, folder or thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+#: What every kernel of the suite asks for, so that many fit on a small cluster.
+RESOURCES = {"time": "10", "mem": "500M", "cpus_per_task": 1}
+ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+def slurm(*argv: str) -> str:
+    """The output of one of Slurm's commands."""
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def queue() -> list[str]:
+    return slurm("squeue", "--noheader", "--me", "--format=%A %j %T").splitlines()
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
+    """Wait for a condition of the world outside, of which there is no event."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)
+    return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    done = subprocess.run(
+        ["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, f"These tests need a Slurm that answers (scripts/test brings one up): {done.stderr}"
+    assert queue() == [], "The queue must hold no job of this user when the tests begin."
+
+
+#: How processes of a kernel look: the kernel itself, and its supervisor.
+PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|python\S* -I - ")
+#: Threads that may outlive a kernel: the background loop, asyncio's workers, and jupyter_core's for blocking calls.
+THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner$|asyncio_|pytest")
+
+
+def _leftovers() -> dict[str, Any]:
+    """What kernels leave behind on this machine if somebody forgets it."""
+    mine = os.getuid()
+    processes, folders = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if path.stat().st_uid == mine and PROCESS.search(command):
+                processes[path.name] = command
+    for parent in {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"}:
+        for path in Path(parent).glob("slurm-kernel-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_uid == mine:
+                    folders.append(str(path))
+    threads = [each.name for each in threading.enumerate() if not THREAD.match(each.name)]
+    return {"jobs": queue(), "processes": processes, "folders": folders, "threads": threads}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    before = _leftovers()
+    yield
+    last: list[Any] = []
+
+    def clean() -> bool:
+        now = _leftovers()
+        last[:] = [{kind: now[kind] for kind in now if now[kind] and now[kind] != before[kind]}]
+        return not last[0]
+
+    try:
+        eventually(clean, "a clean end", timeout=20)
+    except AssertionError:
+        for job in last[0].get("jobs", []):
+            slurm("scancel", job.split()[0])  # the next test is not to suffer for it
+        pytest.fail(f"left behind: {last[0]}")
+
+
+@pytest.fixture
+def jupyter_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Jupyter set-up of this test's own; run directories are on the user's home, which nodes share."""
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)
+    return tmp_path / "jupyter_data_dir"
+
+
+Kernelspec = Callable[..., str]
+
+
+@pytest.fixture
+def kernelspec(jupyter_home: Path) -> Kernelspec:
+    """Install a kernelspec and return its name."""
+
+    def install(
+        name: str = "slurm",
+        *,
+        argv: list[str] | None = None,
+        spec_env: dict[str, str] | None = None,
+        stanza: bool = True,
+        **config: Any,
+    ) -> str:
+        folder = jupyter_home / "kernels" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        spec: dict[str, Any] = {
+            "display_name": name,
+            "language": "python",
+            "argv": argv or ARGV,
+            "env": spec_env or {},
+        }
+        if stanza:
+            spec["metadata"] = {
+                "kernel_provisioner": {
+                    "provisioner_name": "slurm-provisioner",
+                    "config": {**RESOURCES, **config},
+                }
+            }
+        (folder / "kernel.json").write_text(json.dumps(spec))
+        return name
+
+    return install
+
+
+class Kernel:
+    """A started kernel and a client of it, with the few verbs that the tests need."""
+
+    def __init__(self, manager: KernelManager) -> None:
+        self.manager = manager
+        self.client: BlockingKernelClient = manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    @property
+    def job_id(self) -> str:
+        return self.manager.provisioner.job_id
+
+    def run(self, code: str, timeout: float = 60, **kwargs: Any) -> str:
+        """What some code prints or returns; an error is raised as RuntimeError."""
+        printed: list[str] = []
+        failed: list[str] = []
+
+        def hear(msg: dict[str, Any]) -> None:
+            content = msg["content"]
+            if msg["msg_type"] == "stream":
+                printed.append(content["text"])
+            elif msg["msg_type"] == "execute_result":
+                printed.append(content["data"]["text/plain"])
+            elif msg["msg_type"] == "error":
+                failed.append(f"{content['ename']}: {content['evalue']}")
+
+        self.client.execute_interactive(code, timeout=timeout, output_hook=hear, **kwargs)
+        if failed:
+            raise RuntimeError(failed[0])
+        return "".join(printed).strip()
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        if self.manager.has_kernel:
+            self.manager.shutdown_kernel()
+        self.manager.cleanup_resources()
+
+
+@pytest.fixture
+def start(kernelspec: Kernelspec) -> Iterator[Callable[..., Kernel]]:
+    """Start kernels; what a test leaves running is shut down."""
+    kernels: list[Kernel] = []
+
+    def start(name: str | None = None, **kwargs: Any) -> Kernel:
+        manager = KernelManager(kernel_name=name or kernelspec())
+        manager.start_kernel(**kwargs)
+        kernels.append(Kernel(manager))
+        return kernels[-1]
+
+    yield start
+    for kernel in kernels:
+        kernel.close()

@@ -1,0 +1,175 @@
+"""What a user reads when there is no kernel: what happened, the evidence, what to do. And nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import eventually, queue, slurm
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from nbclient import NotebookClient
+
+from slurm_provisioner.errors import (
+    CommandNotFoundError,
+    ConfigError,
+    JobEndedError,
+    KernelStartError,
+    QueueTimeoutError,
+    StartTimeoutError,
+    SubmissionError,
+)
+
+
+def refused(error: type[Exception], name: str, **kwargs) -> str:
+    with pytest.raises(error) as caught:
+        KernelManager(kernel_name=name).start_kernel(**kwargs)
+    eventually(lambda: queue() == [], "an empty queue")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason", "hint"),
+    [
+        ({"partition": "nope"}, "invalid partition", "sinfo -s"),
+        ({"account": "nope"}, "invalid account", "sacctmgr"),
+        ({"gres": "gpu:h900:1", "partition": "gpu"}, "node configuration is not available", "what the nodes have"),
+        ({"gres": "warpdrive:1"}, "generic resource", "`gres`"),
+        ({"time": "30-00:00:00"}, "time limit", "`time`"),
+        ({"mem": "900T"}, "memory", "`mem`"),
+        ({"nodes": 50}, "node", "what the nodes have"),
+    ],
+    ids=["partition", "account", "GPU type", "resource", "time limit", "memory", "nodes"],
+)
+def test_slurm_refuses(kernelspec, config, reason, hint):
+    text = refused(SubmissionError, kernelspec(**config))
+    assert re.search(reason, text, re.IGNORECASE)
+    assert "command: sbatch --parsable (exit code 1)" in text
+    assert hint in text
+
+
+def test_a_misspelt_field(kernelspec):
+    text = refused(ConfigError, kernelspec(partitoin="debug"))
+    assert "partitoin" in text
+    assert "partition" in text
+
+
+def test_a_broken_override(kernelspec):
+    text = refused(ConfigError, kernelspec(), env={**os.environ, "KERNEL_SLURM_TIME": "tomorrow"})
+    assert "KERNEL_SLURM_TIME" in text
+
+
+def test_no_slurm_here(kernelspec, monkeypatch, tmp_path):
+    for program in ("sh", "mkdir", "rm", "chmod", "readlink", "id", "env", "tail"):
+        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    name = kernelspec()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandNotFoundError, match="login node"):
+        KernelManager(kernel_name=name).start_kernel()
+
+
+def test_a_kernel_that_is_not_installed(kernelspec):
+    name = kernelspec(argv=["/usr/bin/python3", "-m", "no_such_kernel", "-f", "{connection_file}"])
+    text = refused(KernelStartError, name)
+    assert "no module no_such_kernel" in text
+    assert "No module named no_such_kernel" in text
+
+
+def test_a_command_that_does_not_exist(kernelspec):
+    text = refused(JobEndedError, kernelspec(argv=["/opt/nothing/kernel", "{connection_file}"]))
+    assert "/opt/nothing/kernel" in text
+    assert "argv" in text
+
+
+def test_a_module_that_does_not_exist(kernelspec):
+    text = refused(JobEndedError, kernelspec(modules=["no-such-module/1.0"]))
+    assert "environment could not be set up" in text
+    assert "modules" in text
+
+
+def test_a_venv_that_does_not_exist(kernelspec):
+    text = refused(JobEndedError, kernelspec(venv="~/no/such/venv"))
+    assert "no/such/venv" in text
+
+
+def test_a_prologue_that_fails(kernelspec):
+    text = refused(JobEndedError, kernelspec(prologue=["echo preparing", "cat /no/such/file"]))
+    assert "preparing" in text
+    assert "/no/such/file" in text
+    assert "prologue" in text
+
+
+def test_no_python_for_the_supervisor(kernelspec):
+    text = refused(JobEndedError, kernelspec(python="python2.0"))
+    assert "python2.0" in text
+    assert "`python`" in text
+
+
+def test_too_little_memory(kernelspec):
+    hog = "x = bytearray(2_000_000_000)\nfor i in range(0, len(x), 4096): x[i] = 1\nimport time; time.sleep(60)"
+    with pytest.raises((JobEndedError, KernelStartError)) as caught:
+        KernelManager(
+            kernel_name=kernelspec(argv=[sys.executable, "-c", hog, "{connection_file}"], mem="100M")
+        ).start_kernel()
+    assert "mem" in str(caught.value)
+
+
+def test_a_port_that_cannot_be_bound(kernelspec):
+    text = refused(JobEndedError, kernelspec(address="192.0.2.1"))
+    assert "192.0.2.1" in text
+    assert "`address`" in text
+
+
+def test_a_kernel_that_never_comes_up(kernelspec):
+    text = refused(StartTimeoutError, kernelspec(argv=["/bin/sleep", "600"], start_timeout="3s"))
+    assert "start_timeout" in text
+
+
+def test_a_queue_that_is_too_long(kernelspec):
+    text = refused(QueueTimeoutError, kernelspec(sbatch={"begin": "now+1hour"}, queue_timeout="2s"))
+    assert "PENDING (BeginTime)" in text
+    assert "queue_timeout" in text
+
+
+def test_a_cancelled_launch_leaves_no_job(kernelspec):
+    async def main() -> None:
+        manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
+        launch = asyncio.ensure_future(manager.start_kernel())
+        while not queue():
+            await asyncio.sleep(0.05)
+        launch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await launch
+
+    asyncio.run(main())
+    eventually(lambda: queue() == [], "an empty queue")
+
+
+def test_a_job_cancelled_while_queued(kernelspec):
+    async def main() -> str:
+        manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
+        launch = asyncio.ensure_future(manager.start_kernel())
+        while not (jobs := queue()):
+            await asyncio.sleep(0.05)
+        slurm("scancel", jobs[0].split()[0])
+        with pytest.raises(JobEndedError) as caught:
+            await launch
+        return str(caught.value)
+
+    assert "it was cancelled" in asyncio.run(main())
+
+
+def test_nbclient_shows_the_reason(kernelspec):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    with pytest.raises(SubmissionError, match="partition"):
+        NotebookClient(notebook, kernel_name=kernelspec(partition="nope")).execute()
+
+
+def test_a_kept_run_directory_tells_more(kernelspec):
+    refused(JobEndedError, kernelspec(prologue=["echo a trace of it", "false"]))
+    logs = [path.read_text() for path in (Path.home() / ".slurm_provisioner").glob("*/job.log")]
+    assert any("a trace of it" in text for text in logs)

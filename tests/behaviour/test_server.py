@@ -1,0 +1,190 @@
+"""JupyterLab's side of it: a real jupyter_server, its REST interface and its websockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from conftest import eventually, queue, slurm
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+TOKEN = "only-for-this-test"
+
+
+class Server:
+    def __init__(self, port: int) -> None:
+        self.base = f"127.0.0.1:{port}"
+
+    async def ask(self, method: str, path: str, body: Any = None) -> HTTPResponse:
+        request = HTTPRequest(
+            f"http://{self.base}/api/{path}",
+            method=method,
+            headers={"Authorization": f"token {TOKEN}"},
+            body=None if body is None else json.dumps(body),
+            allow_nonstandard_methods=True,
+            request_timeout=90,
+        )
+        return await AsyncHTTPClient().fetch(request, raise_error=False)
+
+    async def new_session(self, kernel: str) -> HTTPResponse:
+        return await self.ask(
+            "POST",
+            "sessions",
+            {"path": "x.ipynb", "name": "x", "type": "notebook", "kernel": {"name": kernel}},
+        )
+
+    @contextlib.asynccontextmanager
+    async def channels(self, kernel_id: str) -> AsyncIterator[WebSocketClientConnection]:
+        url = f"ws://{self.base}/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4().hex}&token={TOKEN}"
+        connection = await asyncio.wait_for(websocket_connect(url), 60)
+        try:
+            yield connection
+        finally:
+            connection.close()
+            while await connection.read_message() is not None:
+                pass
+
+
+async def execute(channels: WebSocketClientConnection, code: str) -> str:
+    """What some code prints, through a websocket as JupyterLab holds it."""
+    msg_id = uuid.uuid4().hex
+    header = {
+        "msg_id": msg_id,
+        "msg_type": "execute_request",
+        "session": "s",
+        "username": "",
+        "version": "5.3",
+    }
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+    }
+    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+    await channels.write_message(json.dumps(message))
+    printed = ""
+    while True:
+        answer = json.loads(await asyncio.wait_for(channels.read_message(), 60))
+        if answer["parent_header"].get("msg_id") != msg_id:
+            continue
+        if answer["msg_type"] == "stream":
+            printed += answer["content"]["text"]
+        elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
+            return printed.strip()
+
+
+@pytest.fixture
+def server(jupyter_home, tmp_path) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    log = tmp_path / "server.log"
+    argv = [
+        sys.executable, "-m", "jupyter_server", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={tmp_path}", "--KernelRestarter.time_to_dead=0.5",
+    ]  # fmt: skip
+    with log.open("w") as file:
+        process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    eventually(answers, "a server that listens")
+    yield Server(port)
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"the server did not end: {log.read_text()}")
+    assert "Traceback" not in re.sub(r"(?s)Traceback.*?(SubmissionError|JobEndedError)[^\n]*", "", log.read_text())
+
+
+def test_a_notebook_over_websockets_and_restarts(server, kernelspec):
+    name = kernelspec()
+
+    async def main() -> None:
+        session = json.loads((await server.new_session(name)).body)
+        kernel_id = session["kernel"]["id"]
+        async with server.channels(kernel_id) as channels:
+            job_id = await execute(channels, "import os; print(os.environ['SLURM_JOB_ID'])")
+            assert job_id in queue()[0]
+
+            assert (await server.ask("POST", f"kernels/{kernel_id}/restart")).code == 200
+            assert await execute(channels, "import os; print(os.environ['SLURM_JOB_ID'])") == job_id
+            async with server.channels(kernel_id) as second:
+                assert await execute(second, "print('a second tab')") == "a second tab"
+
+        assert (await server.ask("DELETE", f"sessions/{session['id']}")).code == 204
+        await asyncio.to_thread(eventually, lambda: queue() == [], "an empty queue")
+
+    asyncio.run(main())
+
+
+def test_the_dialog_says_why_there_is_no_kernel(server, kernelspec):
+    name = kernelspec("bad", partition="nope")
+
+    async def main() -> None:
+        answer = await server.new_session(name)
+        assert answer.code == 500
+        message = json.loads(answer.body)["message"]
+        assert "Slurm refused the job" in message
+        assert "partition" in message
+        assert "sinfo -s" in message
+
+    asyncio.run(main())
+    assert queue() == []
+
+
+def test_a_cancelled_job_shows_its_reason_and_restart_works(server, kernelspec):
+    name = kernelspec()
+
+    async def main() -> None:
+        session = json.loads((await server.new_session(name)).body)
+        kernel_id = session["kernel"]["id"]
+
+        async def model() -> dict[str, Any]:
+            return json.loads((await server.ask("GET", f"kernels/{kernel_id}")).body)
+
+        async def died() -> None:
+            while (await model())["execution_state"] != "dead":
+                await asyncio.sleep(0.1)
+
+        async with server.channels(kernel_id) as channels:
+            job_id = await execute(channels, "import os; print(os.environ['SLURM_JOB_ID'])")
+            slurm("scancel", job_id)
+            await asyncio.wait_for(died(), 30)
+            assert f"Job {job_id}" in (await model())["reason"]
+            assert "it was cancelled" in (await model())["reason"]
+            assert queue() == []
+
+            assert (await server.ask("POST", f"kernels/{kernel_id}/restart")).code == 200
+            assert await execute(channels, "print('again')") == "again"
+            assert "reason" not in await model()
+        assert (await server.ask("DELETE", f"kernels/{kernel_id}")).code == 204
+
+    asyncio.run(main())
+
+
+def test_a_server_that_ends_takes_its_jobs_along(server, kernelspec):
+    name = kernelspec()
+
+    async def main() -> None:
+        await server.new_session(name)
+        assert len(queue()) == 1
+
+    asyncio.run(main())
+    # the fixture ends the server with SIGTERM, and `nothing_left` looks at the queue
