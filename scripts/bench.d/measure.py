@@ -1,0 +1,145 @@
+"""Measure what a user feels of a kernel, three ways to it side by side; print medians and ratios.
+
+Rounds go through the ways in turn, so that the machine's moods meet all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from subjects import Bare, Local, Slurm, jobs
+
+ROWS = {
+    "start_kernel returns": "s",
+    "start to kernel_info": "s",
+    "start to first result": "s",
+    "1+1 round trip": "ms",
+    "100,000 printed lines": "s",
+    "200 MB of display data": "s",
+    "interrupt, sleeping cell": "ms",
+    "interrupt, busy cell": "ms",
+    "restart to first result": "s",
+    "shutdown returns": "s",
+    "shutdown to job gone": "s",
+}
+LARGE_OUTPUT = """
+from IPython.display import display
+for _ in range(20):
+    display({"text/plain": "x" * 10_000_000}, raw=True)
+"""
+SCALE = {"s": 1.0, "ms": 1000.0}
+
+
+def run(client: BlockingKernelClient, code: str, hook: Callable[[dict[str, Any]], None] = lambda msg: None) -> None:
+    reply = client.execute_interactive(code, timeout=120, output_hook=hook)
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError(reply["content"])
+
+
+def interrupted(subject: Any, client: BlockingKernelClient, code: str) -> float:
+    """Seconds from the interrupt to the reply of the cell."""
+    request = client.execute(f"print('go', flush=True)\n{code}")
+    while client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
+        pass
+    began = time.perf_counter()
+    subject.interrupt()
+    while client.get_shell_msg(timeout=30)["parent_header"].get("msg_id") != request:
+        pass
+    return time.perf_counter() - began
+
+
+def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool) -> None:
+    began = time.perf_counter()
+    subject.start()
+    record("start_kernel returns", time.perf_counter() - began)
+    client = subject.connect()
+    record("start to kernel_info", time.perf_counter() - began)
+    run(client, "1")
+    record("start to first result", time.perf_counter() - began)
+
+    for _ in range(30):
+        at = time.perf_counter()
+        run(client, "1+1")
+        record("1+1 round trip", time.perf_counter() - at)
+    if heavy:
+        at = time.perf_counter()
+        run(client, "for i in range(100_000): print(i)")
+        record("100,000 printed lines", time.perf_counter() - at)
+        at = time.perf_counter()
+        run(client, LARGE_OUTPUT)
+        record("200 MB of display data", time.perf_counter() - at)
+    record("interrupt, sleeping cell", interrupted(subject, client, "import time; time.sleep(60)"))
+    record("interrupt, busy cell", interrupted(subject, client, "while True: pass"))
+    if hasattr(subject, "restart"):
+        at = time.perf_counter()
+        subject.restart()
+        client.wait_for_ready(timeout=60)
+        run(client, "1")
+        record("restart to first result", time.perf_counter() - at)
+    client.stop_channels()
+    at = time.perf_counter()
+    subject.shutdown()
+    record("shutdown returns", time.perf_counter() - at)
+    if not isinstance(subject, Local) or isinstance(subject, Slurm):
+        while jobs():
+            time.sleep(0.01)
+        record("shutdown to job gone", time.perf_counter() - at)
+
+
+def table(medians: dict[str, dict[str, float]], names: list[str]) -> str:
+    slurm = Slurm.name
+    others = [name for name in names if name != slurm]
+    head = f"{'':26}" + "".join(f"{name:>14}" for name in names) + "".join(f"{'/ ' + name:>14}" for name in others)
+    lines = [head]
+    for row, unit in ROWS.items():
+        values = medians.get(row, {})
+        if not values:
+            continue
+        line = f"{row:26}"
+        for name in names:
+            line += f"{values[name] * SCALE[unit]:>11.2f} {unit:2}" if name in values else f"{'-':>14}"
+        for name in others:
+            line += f"{values[slurm] / values[name]:>14.2f}" if name in values and slurm in values else f"{'-':>14}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of all ways (default: %(default)s)")
+    parser.add_argument("--heavy", type=int, default=2, help="rounds with large outputs (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the medians as JSON")
+    options = parser.parse_args()
+
+    subjects = [Bare, Local, Slurm]
+    samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(options.rounds):
+        for kind in subjects:
+            if sys.stderr.isatty():
+                print(f"\rround {number + 1}/{options.rounds}: {kind.name:20}", end="", file=sys.stderr, flush=True)
+            name = kind.name
+            one_round(
+                kind(),
+                lambda row, seconds, name=name: samples[row][name].append(seconds),
+                heavy=number < options.heavy,
+            )
+    if sys.stderr.isatty():
+        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    medians = {row: {name: statistics.median(values) for name, values in each.items()} for row, each in samples.items()}
+    if options.json:
+        print(json.dumps({"python": platform.python_version(), "rounds": options.rounds, "seconds": medians}, indent=1))
+    else:
+        print(table(medians, [kind.name for kind in subjects]))
+
+
+if __name__ == "__main__":
+    main()

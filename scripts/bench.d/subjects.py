@@ -1,0 +1,102 @@
+"""What is measured: three ways to a kernel, with the same few verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
+
+RESOURCES = {"time": "20", "mem": "1G", "cpus_per_task": 1}
+ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+def connected(client: BlockingKernelClient) -> BlockingKernelClient:
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    return client
+
+
+class Local:
+    """jupyter_client's LocalProvisioner: a process of this machine."""
+
+    name = "local"
+    metadata: dict[str, Any] = {}
+
+    def start(self) -> None:
+        self.manager = KernelManager()
+        self.manager._kernel_spec = KernelSpec(
+            argv=ARGV, language="python", display_name=self.name, metadata=self.metadata
+        )
+        self.manager.start_kernel()
+
+    def connect(self) -> BlockingKernelClient:
+        return connected(self.manager.client())
+
+    def interrupt(self) -> None:
+        self.manager.interrupt_kernel()
+
+    def restart(self) -> None:
+        self.manager.restart_kernel()
+
+    def shutdown(self) -> None:
+        self.manager.shutdown_kernel()
+
+
+class Slurm(Local):
+    """This package."""
+
+    name = "slurm"
+    metadata = {"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": RESOURCES}}
+
+
+class Bare:
+    """The floor: sbatch of ipykernel itself, its connection file on the shared home, direct TCP."""
+
+    name = "bare sbatch"
+
+    def start(self) -> None:
+        folder = Path.home() / ".slurm_bench"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.file = folder / f"{secrets.token_hex(8)}.json"
+        names = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+        info = {"key": secrets.token_hex(16), "signature_scheme": "hmac-sha256", "transport": "tcp", "ip": "127.0.0.1"}
+        self.file.touch(mode=0o600)
+        self.file.write_text(json.dumps({**info, **dict.fromkeys(names, 0)}))
+        argv = " ".join(word.format(connection_file=self.file) for word in ARGV)
+        script = f"#!/bin/bash\n#SBATCH --time=20 --mem=1G --output={self.file}.log\nexec {argv}\n"
+        submitted = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=True)
+        self.job_id = submitted.stdout.strip()
+        while True:
+            try:
+                if all(json.loads(self.file.read_text())[name] for name in names):
+                    return
+            except (OSError, ValueError):
+                pass  # ipykernel writes its ports by unlinking the file and making it again
+            time.sleep(0.005)
+
+    def connect(self) -> BlockingKernelClient:
+        client = BlockingKernelClient()
+        client.load_connection_file(str(self.file))
+        return connected(client)
+
+    def interrupt(self) -> None:
+        subprocess.run(["scancel", "--signal=INT", "--batch", self.job_id], check=True)
+
+    def shutdown(self) -> None:
+        subprocess.run(["scancel", self.job_id], check=True)
+        for path in self.file.parent.glob(f"{self.file.name}*"):
+            path.unlink()
+
+
+def jobs() -> str:
+    argv = ["squeue", "--noheader", "--me", f"--user={os.environ.get('USER', '')}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
