@@ -37,24 +37,25 @@ ensure_python() {
 
 # ensure_env EXTRAS: the environment with the package's dependencies, and the package as it stands in this checkout.
 ensure_env() {
-    local extras=$1 stamp wanted
+    local extras=$1 pip dependencies package
     ensure_python
-    stamp=$env_dir/.installed-$extras
-    wanted=$(sha256sum < "$root/pyproject.toml")
-    if ! { [ -x "$env_dir/bin/python" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$wanted" ]; }; then
-        say "Setting up $env_dir"
-        (
-            umask 022
-            [ -x "$env_dir/bin/python" ] || "$(find_python)" -m venv "$env_dir"
-            "$env_dir/bin/python" -m pip install -q --disable-pip-version-check hatchling
-            "$env_dir/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation "$root[$extras]"
-        )
-        echo "$wanted" > "$stamp"
-    fi
+    pip=("$env_dir/bin/python" -m pip install -q --disable-pip-version-check --root-user-action=ignore)
+    dependencies=$(sha256sum < "$root/pyproject.toml")
+    package=$(cd "$root" && find pyproject.toml README.md slurm_provisioner -type f ! -name '*.pyc' -print0 |
+        sort -z | xargs -0 sha256sum | sha256sum)
     (
         umask 022
-        "$env_dir/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
-            --force-reinstall --root-user-action=ignore "$root"
+        if [ "$(cat "$env_dir/.dependencies-$extras" 2> /dev/null)" != "$dependencies" ]; then
+            say "Setting up $env_dir"
+            [ -x "$env_dir/bin/python" ] || "$(find_python)" -m venv "$env_dir"
+            "${pip[@]}" hatchling
+            "${pip[@]}" --no-build-isolation "$root[$extras]"
+            echo "$dependencies" > "$env_dir/.dependencies-$extras"
+        fi
+        if [ "$(cat "$env_dir/.package" 2> /dev/null)" != "$package" ]; then
+            "${pip[@]}" --no-build-isolation --no-deps --force-reinstall "$root"
+            echo "$package" > "$env_dir/.package"
+        fi
     )
 }
 

@@ -32,6 +32,8 @@ __all__ = ["Allocation"]
 
 #: Seconds the supervisor has to end the kernel and itself before scancel does.
 STOP_TIMEOUT = 8.0
+#: Seconds for the first connection to a supervisor that told where it listens.
+REACH_TIMEOUT = 30.0
 #: Seconds for a restart in place: a lost connection comes back, the old kernel ends, the new one is started.
 RESTART_TIMEOUT = STOP_TIMEOUT + 20
 #: Seconds that Slurm has to say how a job ended whose supervisor said goodbye.
@@ -74,9 +76,11 @@ class Allocation:
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._kernel_log: tuple[str, ...] = ()
+        self._being_ended = False
         self._home = self._log_path = ""
-        self._started, self._up, self._bye = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._exited, self._ended = asyncio.Event(), asyncio.Event()
+        self._address = ""
+        self._started, self._found, self._reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._up, self._exited, self._bye, self._ended = (asyncio.Event() for _ in range(4))
         #: Slurm's id, "" before there is one.
         self.job_id = ""
         #: The run directory on the cluster.
@@ -155,7 +159,10 @@ class Allocation:
         files = self._spawn(self._follow_files())
         try:
             await self._until(self._started, self._config.queue_timeout)
-            await self._until(self._up, self._config.start_timeout)
+            deadline = asyncio.get_running_loop().time() + self._config.start_timeout
+            await self._until(self._found, self._config.start_timeout)
+            await self._until(self._reached, REACH_TIMEOUT)
+            await self._until(self._up, deadline - asyncio.get_running_loop().time())
         finally:
             files.cancel()
 
@@ -173,10 +180,13 @@ class Allocation:
             else:
                 await asyncio.sleep(1)  # another launch's, which the file system has not yet seen replaced
         self.node = connection["node"]
+        hosts, port = tuple(connection["hosts"]), connection["port"]
+        self._address = f"{' or '.join(hosts)}, port {port},"
         self._started.set()
+        self._found.set()
         target = Target(
-            hosts=tuple(connection["hosts"]),
-            port=connection["port"],
+            hosts=hosts,
+            port=port,
             identity=self._ours,
             peer_certificate=self._theirs.certificate,
             sign_of_life=min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE),
@@ -209,7 +219,7 @@ class Allocation:
             for wait in waits:
                 wait.cancel()
         if self._ended.is_set() or self._exited.is_set() or not event.is_set():
-            raise await self._why(queued=event is self._started)
+            raise await self._why(event)
 
     # ------------------------------------------------------------------- errors
 
@@ -218,19 +228,20 @@ class Allocation:
         status = self.status or JobStatus(self.job_id, "")
         return explain.Evidence(self.job_id, status, self.node or status.node, log.splitlines(), self._log_path)
 
-    async def _why(self, *, queued: bool) -> JobError:
-        """Return the error of a launch that came to nothing."""
-        if self.over:
+    async def _why(self, missing: asyncio.Event) -> JobError:
+        """Return the error of a launch that came to nothing while it waited for an event."""
+        if self.over or self._being_ended:
             return await self.end_error(up=False)
         seen = await self._evidence()
         if self._exited.is_set():
             code = self.exit_code or 0
             seen = replace(seen, log=self._kernel_log or seen.log)
             return explain.kernel_not_started(seen, code if code >= 0 else None, -code if code < 0 else None)
-        if queued:
+        if missing is self._started:
             return explain.queued_too_long(seen, self._config.queue_timeout or 0)
-        unreachable = bool(self.node) and not self._link.connected
-        return explain.started_too_long(seen, self._config.start_timeout, unreachable=unreachable)
+        if missing is self._reached:
+            return explain.node_unreachable(seen, self._address, self._link.trouble)
+        return explain.started_too_long(seen, self._config.start_timeout)
 
     async def end_error(self, *, up: bool = True) -> JobError:
         """Return how the job ended by itself, waiting shortly for Slurm's word if the supervisor said goodbye."""
@@ -262,7 +273,9 @@ class Allocation:
         """Take the news that the supervisor was reached or lost."""
         if self._watch is not None:
             self._watch.linked = connected
-        if not connected:
+        if connected:
+            self._reached.set()
+        else:
             self._hurry()
 
     def _new_kernel(self, generation: int) -> None:
@@ -277,8 +290,10 @@ class Allocation:
     def _kernel_exited(self, event: Mapping[str, Any]) -> None:
         code, signum = event.get("code"), event.get("signal")
         self._kernel_log = tuple(str(line) for line in event.get("log", ()))
+        # The supervisor ended it, and not because we said so: Slurm wants the whole job to end.
+        self._being_ended = bool(event.get("expected")) and not self.stopping
         self._set_exit(-signum if signum else int(code or 0))
-        if self._up.is_set() and not self.stopping:
+        if self._up.is_set() and not self.stopping and not self._being_ended:
             how = explain.exit_text(code, signum)
             log = "".join(f"\n  {line}" for line in self._kernel_log[-explain.LOG_LINES :])
             self._log.warning("The kernel in job %s on %s ended with %s.%s", self.job_id, self.node, how, log)

@@ -12,6 +12,7 @@
     ├── JobError                    the job did not give a kernel, or no longer does
     │   ├── JobEndedError           it ended: failed, cancelled, out of time or memory …
     │   ├── KernelStartError        the job runs, the kernel in it does not
+    │   ├── NodeUnreachableError    the job runs, but its node cannot be reached from here
     │   ├── QueueTimeoutError       it waited longer than `queue_timeout` (also a TimeoutError)
     │   └── StartTimeoutError       it ran, but no kernel within `start_timeout` (also a TimeoutError)
     └── LinkError                   the supervisor on the compute node cannot be reached
@@ -33,6 +34,7 @@ __all__ = [
     "KernelStartError",
     "LimitError",
     "LinkError",
+    "NodeUnreachableError",
     "QueueTimeoutError",
     "SlurmProvisionerError",
     "StartTimeoutError",
@@ -167,6 +169,10 @@ class JobEndedError(JobError):
 
 class KernelStartError(JobError):
     """The job runs, but the kernel in it ended before it could be used."""
+
+
+class NodeUnreachableError(JobError):
+    """The job runs, but the port of its supervisor cannot be reached from here."""
 
 
 class QueueTimeoutError(JobError, TimeoutError):

@@ -7,10 +7,18 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import JobEndedError, KernelStartError, QueueTimeoutError, StartTimeoutError
+from .errors import JobEndedError, KernelStartError, NodeUnreachableError, QueueTimeoutError, StartTimeoutError
 from .slurm import JobStatus
 
-__all__ = ["Evidence", "exit_text", "job_ended", "kernel_not_started", "queued_too_long", "started_too_long"]
+__all__ = [
+    "Evidence",
+    "exit_text",
+    "job_ended",
+    "kernel_not_started",
+    "node_unreachable",
+    "queued_too_long",
+    "started_too_long",
+]
 
 #: Lines of the log that an error shows.
 LOG_LINES = 12
@@ -146,17 +154,21 @@ def queued_too_long(seen: Evidence, seconds: float) -> QueueTimeoutError:
     )
 
 
-def started_too_long(seen: Evidence, seconds: float, *, unreachable: bool) -> StartTimeoutError:
-    """Return the error of a kernel that was not up after `start_timeout`, its supervisor reachable or not."""
-    hint = "The end of the log shows what took so long; `start_timeout` allows more."
-    if unreachable:
-        hint = (
-            f"Its supervisor runs on {seen.node} but cannot be reached from here: are ports open between these hosts? "
-            "`interface` or `address` choose another network, `port_range` the ports that a firewall lets through."
-        )
+def started_too_long(seen: Evidence, seconds: float) -> StartTimeoutError:
+    """Return the error of a kernel that was not up after `start_timeout`."""
     return StartTimeoutError(
         f"Job {seen.job_id} started, but its kernel was not up after {seconds:g} s (`start_timeout`).",
-        hint=hint,
+        hint="The end of the log shows what took so long; `start_timeout` allows more.",
+        **seen.fields,  # type: ignore[arg-type]
+    )
+
+
+def node_unreachable(seen: Evidence, address: str, trouble: str) -> NodeUnreachableError:
+    """Return the error of a supervisor whose port, at `address`, cannot be reached because of some `trouble`."""
+    return NodeUnreachableError(
+        f"Job {seen.job_id} runs on {seen.node}, but {address} cannot be reached from here: {trouble}.",
+        hint="Is a firewall between these hosts? `port_range` names the ports that it lets through, "
+        "`interface` or `address` another network.",
         **seen.fields,  # type: ignore[arg-type]
     )
 

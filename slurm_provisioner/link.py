@@ -92,6 +92,8 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
+        #: Why the supervisor could not be reached, the last time it was tried; "" if it could.
+        self.trouble = ""
 
     async def open(self) -> None:
         """Bind the kernel's endpoints, or bind again those whose files were removed."""
@@ -193,16 +195,14 @@ class Link:
 
     async def _keep_connected(self, target: Target, listener: Listener) -> None:
         pause = RETRY_FIRST
-        told = False
         while True:
             try:
                 reader, writer = await self._reach(target)
             except (OSError, asyncio.TimeoutError) as error:
-                if not told:
-                    self._log.debug("The supervisor at %s cannot be reached yet: %s", target, error)
-                told = True
+                self.trouble = str(error) or "no answer"
+                self._log.debug("The supervisor at %s:%d cannot be reached: %s", target.hosts, target.port, error)
             else:
-                pause = RETRY_FIRST
+                pause, self.trouble = RETRY_FIRST, ""
                 await self._converse(reader, writer, target.sign_of_life, listener)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_LAST)

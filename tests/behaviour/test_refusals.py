@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -19,10 +23,12 @@ from slurm_provisioner.errors import (
     ConfigError,
     JobEndedError,
     KernelStartError,
+    NodeUnreachableError,
     QueueTimeoutError,
     StartTimeoutError,
     SubmissionError,
 )
+from slurm_provisioner.transport.local import LocalTransport
 
 
 def refused(error: type[Exception], name: str, **kwargs) -> str:
@@ -124,6 +130,35 @@ def test_a_port_that_cannot_be_bound(kernelspec):
     assert "`address`" in text
 
 
+def test_a_node_that_cannot_be_reached(kernelspec, monkeypatch):
+    async def firewall(self, host, port):
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(LocalTransport, "connect", firewall)
+    monkeypatch.setattr("slurm_provisioner.allocation.REACH_TIMEOUT", 2)
+    text = refused(NodeUnreachableError, kernelspec())
+    assert "127.0.0.1, port" in text
+    assert "No route to host" in text
+    assert "`port_range`" in text
+
+
+def test_a_time_limit_before_the_kernel_is_up(kernelspec):
+    async def main() -> str:
+        manager = AsyncKernelManager(kernel_name=kernelspec(argv=["/bin/sleep", "600"]))
+        launch = asyncio.ensure_future(manager.start_kernel())
+        while "RUNNING" not in str(queue()):
+            await asyncio.sleep(0.05)
+        slurm("scontrol", "update", f"JobId={queue()[0].split()[0]}", "EndTime=now+1")
+        with pytest.raises(JobEndedError) as caught:
+            await launch
+        return str(caught.value)
+
+    text = asyncio.run(main())
+    assert "it reached its time limit" in text
+    assert "TIMEOUT" in text
+    assert "`time`" in text
+
+
 def test_a_kernel_that_never_comes_up(kernelspec):
     text = refused(StartTimeoutError, kernelspec(argv=["/bin/sleep", "600"], start_timeout="3s"))
     assert "start_timeout" in text
@@ -135,17 +170,63 @@ def test_a_queue_that_is_too_long(kernelspec):
     assert "queue_timeout" in text
 
 
-def test_a_cancelled_launch_leaves_no_job(kernelspec):
-    async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
-        launch = asyncio.ensure_future(manager.start_kernel())
-        while not queue():
-            await asyncio.sleep(0.05)
-        launch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await launch
+async def cancelled_when(manager: AsyncKernelManager, condition: Callable[[], bool]) -> None:
+    """Cancel a launch at the moment that a condition holds."""
+    launch = asyncio.ensure_future(manager.start_kernel())
+    while not await asyncio.to_thread(condition):
+        assert not launch.done(), launch
+        await asyncio.sleep(0.02)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
 
-    asyncio.run(main())
+
+def test_a_launch_cancelled_while_queued_leaves_no_job(kernelspec):
+    name = kernelspec(sbatch={"begin": "now+1hour"})
+    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: bool(queue())))
+    eventually(lambda: queue() == [], "an empty queue")
+
+
+def test_a_launch_cancelled_while_it_starts_leaves_no_job(kernelspec):
+    name = kernelspec(argv=["/bin/sleep", "600"])
+    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: "RUNNING" in str(queue())))
+    eventually(lambda: queue() == [], "an empty queue")
+
+
+@pytest.fixture
+def slow_sbatch(tmp_path):
+    """A folder of Slurm's commands in which sbatch does its work, and then keeps its answer for long."""
+    folder = tmp_path / "slurm bin"
+    folder.mkdir()
+    for program in ("squeue", "scancel", "scontrol", "sacct"):
+        (folder / program).symlink_to(f"/usr/bin/{program}")
+    sbatch = folder / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\n/usr/bin/sbatch \"$@\" > '{tmp_path}/answer'\nsleep 3\ncat '{tmp_path}/answer'\n")
+    sbatch.chmod(0o755)
+    return folder
+
+
+def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, slow_sbatch):
+    name = kernelspec(slurm_bin=str(slow_sbatch), sbatch={"begin": "now+1hour"})
+    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: bool(queue())))
+    eventually(lambda: queue() == [], "an empty queue")
+
+
+def test_a_job_whose_answer_was_lost_is_found_not_doubled(start, kernelspec, slow_sbatch, monkeypatch):
+    monkeypatch.setattr("slurm_provisioner.slurm.SUBMIT_TIMEOUT", 1.5)
+    kernel = start(kernelspec(slurm_bin=str(slow_sbatch)))
+    assert kernel.run("1 + 1") == "2"
+    assert [line.split()[0] for line in queue()] == [kernel.job_id]
+
+
+def test_ctrl_c_on_a_script_that_waits_for_its_kernel_leaves_no_job(kernelspec):
+    name = kernelspec(sbatch={"begin": "now+1hour"})
+    script = f"from jupyter_client.manager import KernelManager; KernelManager(kernel_name={name!r}).start_kernel()"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    eventually(queue, "a job")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in stderr
     eventually(lambda: queue() == [], "an empty queue")
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from slurm_provisioner import errors
 from slurm_provisioner.errors import CommandTimeoutError, JobEndedError, SubmissionError
-from slurm_provisioner.explain import Evidence, job_ended, kernel_not_started, queued_too_long, started_too_long
+from slurm_provisioner.explain import (
+    Evidence,
+    job_ended,
+    kernel_not_started,
+    node_unreachable,
+    queued_too_long,
+    started_too_long,
+)
 from slurm_provisioner.slurm import JobStatus
 
 
@@ -73,5 +80,13 @@ def test_waits_that_were_too_long():
     seen = Evidence("1", JobStatus("1", "PENDING", "Priority"))
     assert "PENDING (Priority)" in str(queued_too_long(seen, 60))
     running = Evidence("1", JobStatus("1", "RUNNING"), "c1", ["last words"], "/log")
-    assert "last words" in str(started_too_long(running, 60, unreachable=False))
-    assert "cannot be reached" in str(started_too_long(running, 60, unreachable=True))
+    assert "last words" in str(started_too_long(running, 60))
+
+
+def test_a_node_that_cannot_be_reached():
+    seen = Evidence("1", JobStatus("1", "RUNNING"), "c1")
+    text = str(node_unreachable(seen, "10.0.0.5 or c1, port 4711,", "No route to host"))
+    assert text.startswith(
+        "Job 1 runs on c1, but 10.0.0.5 or c1, port 4711, cannot be reached from here: No route to host."
+    )
+    assert "`port_range`" in text
