@@ -22,25 +22,39 @@ import errno
 import json
 import re
 import signal
-import socket
 import stat
 import string
 import subprocess
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Union
 
-if TYPE_CHECKING:  # see import_the_rest
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import asyncio
     import fcntl
     import logging
     import random
+    import socket
     import ssl
     import struct
+    from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Set, Tuple, Union
 
+    Loop = asyncio.AbstractEventLoop
     Reader = asyncio.StreamReader
     Writer = asyncio.StreamWriter
-    Serve = Callable[[str, Reader, Writer], Coroutine[Any, Any, None]]
+    Task = asyncio.Task[None]
+    Context = ssl.SSLContext
+    Socket = socket.socket
+else:
+
+    class _Type:
+        """Stands for every type: with Python 3.6, typing would take 50 ms of each start."""
+
+        def __getitem__(self, _parameters):
+            return self
+
+    Any = Callable = Coroutine = Dict = List = Mapping = Optional = Set = Tuple = Union = _Type()
+    Loop = Reader = Writer = Task = Context = Socket = Any
 
 PROTOCOL = 1
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # in the order of an ipc kernel's port numbers 1 to 5
@@ -60,15 +74,15 @@ FLUSH_SECONDS = 30.0  # for what a peer has not taken when its connection is to 
 LAST_FLUSH_SECONDS = 2.0  # the same at the end of the job
 QUIET_SECONDS = 60.0  # between two lines about connections that went wrong
 SUSPENDED_SECONDS = 5.0  # a timer that comes later than this was stopped, together with us
-POLL_SECONDS = 0.02
-YOUNG_SECONDS = 20.0
+POLL_SECONDS = 0.02  # between looks at what tells nobody when it comes
+YOUNG_SECONDS = 20.0  # then a kernel's sockets are looked for less often
 OLD_POLL_SECONDS = 0.25
 
 BAD_REQUEST, NO_COMMAND, NO_PORT, NO_DIRECTORY, NO_ANSWER = range(111, 116)  # exit codes of our own
 UNEXPECTED = 70  # EX_SOFTWARE
 SIGNALLED = 128  # + the signal's number, as in a shell
 
-# A unix socket cannot be made on these, or not be used. FUSE counts as one, but for a rootless container's root.
+# Unix sockets do not work on these, nor on any FUSE but the one that is a rootless container's root.
 NETWORK_FILE_SYSTEMS = re.compile(
     r"(nfs|lustre|gpfs|beegfs|ceph|cifs|smb|9p$|afs|panfs|orangefs|pvfs2|wekafs|fuse(?!\.fuse-overlayfs$)|fhgfs|davfs)"
 )
@@ -98,8 +112,11 @@ class LauncherError(Exception):
 
 def import_the_rest() -> None:
     """Import what takes 60 to 100 ms. It is done beside the kernel's own start, not before it."""
-    for name in ("asyncio", "fcntl", "logging", "random", "ssl", "struct"):
-        globals()[name] = __import__(name)
+    try:
+        for name in ("asyncio", "fcntl", "logging", "random", "socket", "ssl", "struct"):
+            globals()[name] = __import__(name)
+    except ImportError as error:
+        raise LauncherError(NO_PORT, f"{sys.executable} cannot serve TLS: {error}") from error
 
 
 def say(text: str) -> None:
@@ -235,39 +252,24 @@ def field(document: Any, path: str, *kinds: type, of: type = object) -> Any:
     return value
 
 
-class KernelSpec(NamedTuple):
+class KernelSpec:
     """The kernel to run: ``kernel`` and ``session`` of a request or of a restart."""
 
-    argv: List[str]
-    python: Optional[str]
-    env: Dict[str, str]
-    cwd: Optional[str]
-    transport: str
-    wrapper: List[str]
-    direct_child: bool
-    session: Dict[str, str]
-
-    @classmethod
-    def read(cls, document: Any) -> "KernelSpec":
-        """Take it from a request."""
-        session = field(document, "session", dict)
+    def __init__(self, document: Any) -> None:
+        self.argv: List[str] = field(document, "kernel.argv", list, of=str)
+        self.python: Optional[str] = field(document, "kernel.python", str, NOTHING)
+        self.env: Dict[str, str] = field(document, "kernel.env", dict, of=str)
+        self.cwd: Optional[str] = field(document, "kernel.cwd", str, NOTHING)
+        self.transport: str = field(document, "kernel.transport", str)
+        self.wrapper: List[str] = field(document, "kernel.wrapper", list, of=str)
+        self.direct_child: bool = field(document, "kernel.direct_child", bool)
+        self.session: Json = field(document, "session", dict)
         for name in ("key", "signature_scheme", "kernel_name"):
-            field(session, name, str)
-        spec = cls(
-            argv=field(document, "kernel.argv", list, of=str),
-            python=field(document, "kernel.python", str, NOTHING),
-            env=field(document, "kernel.env", dict, of=str),
-            cwd=field(document, "kernel.cwd", str, NOTHING),
-            transport=field(document, "kernel.transport", str),
-            wrapper=field(document, "kernel.wrapper", list, of=str),
-            direct_child=field(document, "kernel.direct_child", bool),
-            session=session,
-        )
-        if not spec.argv or spec.transport not in ("ipc", "tcp"):
+            field(document, f"session.{name}", str)
+        if not self.argv or self.transport not in ("ipc", "tcp"):
             raise LauncherError(
                 BAD_REQUEST, "the request needs a 'kernel.argv', and a 'kernel.transport' of ipc or tcp"
             )
-        return spec
 
     def command(self, private: "PrivateDir", environment: Mapping[str, str]) -> List[str]:
         """Argument list of the kernel, or of what wraps it."""
@@ -287,7 +289,7 @@ class Request:
             raise LauncherError(BAD_REQUEST, f"request.json is not of protocol {PROTOCOL}")
         self.nonce: str = field(document, "nonce", str)
         self.kernel_id: str = field(document, "kernel_id", str)
-        self.kernel = KernelSpec.read(document)
+        self.kernel = KernelSpec(document)
         self.certificate: str = field(document, "tls.certificate", str)
         self.private_key: str = field(document, "tls.private_key", str)
         self.peer_certificate: str = field(document, "tls.peer_certificate", str)
@@ -349,7 +351,7 @@ class Signals:
             if signum in ENDING_SIGNALS:
                 raise LauncherError(SIGNALLED + signum, f"ended by signal {signum} before the kernel was started")
 
-    def hand_over(self, loop: "asyncio.AbstractEventLoop", handler: Callable[[int], None]) -> None:
+    def hand_over(self, loop: Loop, handler: Callable[[int], None]) -> None:
         """Let a handler answer the signals from now on, first of all those that were kept."""
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         for signum in HANDLED_SIGNALS:
@@ -414,6 +416,7 @@ def kernel_ports(transport: str, private: PrivateDir) -> Tuple[str, Dict[str, in
     """Choose where the kernel shall bind: its connection file's ``ip``, and the port of each channel."""
     if transport == "ipc":
         return os.path.join(private.path, "k"), {channel: number for number, channel in enumerate(CHANNELS, 1)}
+    import_the_rest()
     # On an address of 127.0.0.0/8 that nobody else uses, ports found free stay free until the kernel has bound them.
     ip = "127.{}.{}.{}".format(*(1 + byte % 254 for byte in os.urandom(3)))
     probes = {channel: socket.socket() for channel in CHANNELS}
@@ -470,10 +473,12 @@ def has_members(group: int) -> bool:
 async def until(condition: Callable[[], bool], patience: float) -> bool:
     """Wait for a condition of which no event tells; False if it does not come in time."""
     deadline = time.monotonic() + patience
+    delay = POLL_SECONDS / 16
     while not condition():
         if time.monotonic() > deadline:
             return False
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, POLL_SECONDS)
     return True
 
 
@@ -601,7 +606,7 @@ class Kernel:
                 raise LauncherError(UNEXPECTED, f"the kernel's process {self.pid} does not end")
         self.over = True
 
-    async def connect(self, channel: str) -> "Tuple[Reader, Writer]":
+    async def connect(self, channel: str) -> Tuple[Reader, Writer]:
         """Connect to one of its sockets."""
         endpoint = self.endpoints[channel]
         if isinstance(endpoint, str):
@@ -612,7 +617,7 @@ class Kernel:
 # The port -------------------------------------------------------------------------------------------------------------
 
 
-def tls_context(request: Request, private: PrivateDir) -> "ssl.SSLContext":
+def tls_context(request: Request, private: PrivateDir) -> Context:
     """TLS with our certificate, for a peer that has the one which we were told."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -636,7 +641,7 @@ def tls_context(request: Request, private: PrivateDir) -> "ssl.SSLContext":
     return context
 
 
-def listening_socket(address: str, port_range: Optional[List[int]]) -> socket.socket:
+def listening_socket(address: str, port_range: Optional[List[int]]) -> Socket:
     """Bind an address, at a free port of a range if there is one. Accepted connections inherit the socket's options."""
     low, high = port_range or (0, 0)
     try:
@@ -740,7 +745,7 @@ def publish(run_dir: str, document: Json) -> None:
         raise LauncherError(NO_ANSWER, f"cannot write {path!r}: {error.strerror}") from error
 
 
-async def pump(reader: "Reader", writer: "Writer") -> None:
+async def pump(reader: Reader, writer: Writer) -> None:
     """Copy bytes until the source ends or a side fails, no faster than the destination takes them."""
     with suppress(OSError):
         while True:
@@ -751,12 +756,12 @@ async def pump(reader: "Reader", writer: "Writer") -> None:
             await writer.drain()
 
 
-def is_lost(writer: "Writer") -> bool:
+def is_lost(writer: Writer) -> bool:
     """Whether a TLS connection is no more; before Python 3.11, is_closing does not tell."""
     return writer.transport.is_closing() or writer.get_extra_info("socket") is None
 
 
-async def close(*writers: "Writer") -> None:
+async def close(*writers: Writer) -> None:
     """Flush and close connections; by force, where the peer does not take the rest in time."""
     open_ones = [writer for writer in writers if not is_lost(writer)]  # Python 3.11 breaks what is closed twice
     ends = [writer.get_extra_info("socket") for writer in open_ones]
@@ -780,10 +785,10 @@ class Port:
         Called with a channel's name, a reader and a writer for each connection of the peer; it ends with the coroutine.
     """
 
-    def __init__(self, loop: "asyncio.AbstractEventLoop", serve: "Serve") -> None:
+    def __init__(self, loop: Loop, serve: Callable[[str, Reader, Writer], Coroutine[Any, Any, None]]) -> None:
         self.loop = loop
         self.serve = serve
-        self.tasks: Set[asyncio.Future[None]] = set()
+        self.tasks: Set[asyncio.Task[None]] = set()
         self.quiet_until = 0.0
         loop.set_exception_handler(self.on_trouble)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what matters comes to on_trouble as well
@@ -798,11 +803,11 @@ class Port:
         number: int = listener.getsockname()[1]
         return number
 
-    def accept(self, reader: "Reader", writer: "Writer") -> None:
+    def accept(self, reader: Reader, writer: Writer) -> None:
         """Take a connection after its handshake."""
         self.spawn(self.handle(reader, writer))
 
-    async def handle(self, reader: "Reader", writer: "Writer") -> None:
+    async def handle(self, reader: Reader, writer: Writer) -> None:
         """See a connection from its handshake to its end."""
         try:
             tls = writer.get_extra_info("ssl_object")
@@ -814,20 +819,20 @@ class Port:
         finally:
             await close(writer)
 
-    def spawn(self, work: "Coroutine[Any, Any, None]") -> "asyncio.Future[None]":
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Task:
         """Run a coroutine beside the others."""
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.on_task_done)
         return task
 
-    def on_task_done(self, task: "asyncio.Future[None]") -> None:
+    def on_task_done(self, task: Task) -> None:
         """Let no error go unseen."""
         self.tasks.discard(task)
         if not task.cancelled() and task.exception():
             say(f"unexpected error: {task.exception()!r}")
 
-    def on_trouble(self, _loop: "asyncio.AbstractEventLoop", context: Json) -> None:
+    def on_trouble(self, _loop: Loop, context: Json) -> None:
         """Say what asyncio has to tell, mostly of strangers at the port; not too often."""
         if self.loop.time() >= self.quiet_until:
             self.quiet_until = self.loop.time() + QUIET_SECONDS
@@ -842,7 +847,7 @@ class Port:
 # The supervisor -------------------------------------------------------------------------------------------------------
 
 
-def send(writer: "Writer", message: Json) -> None:
+def send(writer: Writer, message: Json) -> None:
     """Send a line on a supervisor channel, unless the peer has left too many unread: then it is dropped."""
     if is_lost(writer):
         return
@@ -855,9 +860,7 @@ def send(writer: "Writer", message: Json) -> None:
 class Supervisor:
     """Answers for the kernel: to the server side's commands, to signals, and to time."""
 
-    def __init__(
-        self, loop: "asyncio.AbstractEventLoop", request: Request, private: PrivateDir, kernel: Kernel
-    ) -> None:
+    def __init__(self, loop: Loop, request: Request, private: PrivateDir, kernel: Kernel) -> None:
         self.loop = loop
         self.request = request
         self.private = private
@@ -865,7 +868,7 @@ class Supervisor:
         self.port = Port(loop, self.serve)
         self.channels: Set[asyncio.StreamWriter] = set()  # to the server side's supervisor channels
         self.exited: Json = {}  # how the kernel ended, if it has
-        self.restart_task: Optional[asyncio.Future[None]] = None
+        self.restart_task: Optional[asyncio.Task[None]] = None
         self.grace: Optional[asyncio.TimerHandle] = None
         self.ending: asyncio.Future[Tuple[str, int]] = loop.create_future()
         self.lease_until = loop.time() + (request.lease or 0)
@@ -982,14 +985,14 @@ class Supervisor:
         if self.ending.done():
             raise LauncherError(BAD_REQUEST, "the job is ending")
 
-    def begin_restart(self, spec: KernelSpec, number: int, channel: "Writer") -> None:
+    def begin_restart(self, spec: KernelSpec, number: int, channel: Writer) -> None:
         """Begin a restart: it takes its time, and other commands pass it by."""
         self.check_ending()
         if self.restart_task:
             raise LauncherError(BAD_REQUEST, "a restart is under way")
         self.restart_task = self.port.spawn(self.restart(spec, number, channel))
 
-    async def restart(self, spec: KernelSpec, number: int, channel: "Writer") -> None:
+    async def restart(self, spec: KernelSpec, number: int, channel: Writer) -> None:
         """Put a new kernel in the place of the old one, and answer the command."""
         if self.grace:
             self.grace.cancel()
@@ -1011,7 +1014,7 @@ class Supervisor:
 
     # Channels
 
-    async def serve(self, channel: str, reader: "Reader", writer: "Writer") -> None:
+    async def serve(self, channel: str, reader: Reader, writer: Writer) -> None:
         """Serve a connection of the server side."""
         self.renew_lease()
         if channel == "supervisor":
@@ -1019,7 +1022,7 @@ class Supervisor:
         else:
             await self.relay(channel, reader, writer)
 
-    async def relay(self, channel: str, reader: "Reader", writer: "Writer") -> None:
+    async def relay(self, channel: str, reader: Reader, writer: Writer) -> None:
         """Join a connection with the kernel's socket of the same name, which may be yet to come."""
         deadline = self.loop.time() + KERNEL_SOCKET_SECONDS
         while True:
@@ -1038,7 +1041,7 @@ class Supervisor:
                 task.cancel()
             await close(writer, kernel_writer)
 
-    async def converse(self, reader: "Reader", writer: "Writer") -> None:
+    async def converse(self, reader: Reader, writer: Writer) -> None:
         """Obey the server side, and tell it what happens."""
         send(writer, {"event": "status", **self.status()})
         self.channels.add(writer)
@@ -1071,7 +1074,7 @@ class Supervisor:
         ended = {"state": "exited", "pid": None, **self.exited} if self.exited else {}
         return {**self.whoami, **self.identity(), **living, **ended}
 
-    def obey(self, line: bytes, channel: "Writer") -> None:
+    def obey(self, line: bytes, channel: Writer) -> None:
         """Carry out a command, and answer it."""
         number = None
         try:
@@ -1079,7 +1082,7 @@ class Supervisor:
             number = field(command, "id", int)
             do = field(command, "do", str)
             if do == "restart":
-                self.begin_restart(KernelSpec.read(command), number, channel)
+                self.begin_restart(KernelSpec(command), number, channel)
             else:
                 send(channel, {"re": number, "ok": True, **self.carry_out(do, command)})
         except (LauncherError, OSError, ValueError, OverflowError, RecursionError) as error:
@@ -1109,10 +1112,7 @@ def supervise(arguments: List[str], signals: Signals) -> int:
     with PrivateDir(os.environ, request.kernel_id) as private:
         signals.check()
         with Kernel(request.kernel, private, generation=1) as kernel:
-            try:
-                import_the_rest()
-            except ImportError as error:
-                raise LauncherError(NO_PORT, f"{sys.executable} cannot serve TLS: {error}") from error
+            import_the_rest()
             loop = asyncio.new_event_loop()
             return loop.run_until_complete(Supervisor(loop, request, private, kernel).run(run_dir, signals))
 

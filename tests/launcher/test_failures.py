@@ -41,7 +41,7 @@ def test_commands_that_cannot_be_run(make_job):
         ({"lease": "long"}, "'lease' is of the wrong type (str)"),
         ({"kernel": {"argv": []}}, "needs a 'kernel.argv'"),
         ({"kernel": {"transport": "udp"}}, "'kernel.transport'"),
-        ({"session": {"key": "k"}}, "the request has no 'signature_scheme'"),
+        ({"session": {"key": "k"}}, "the request has no 'session.signature_scheme'"),
         ({"listen": {"address": None, "interface": None, "port_range": [9, 1]}}, "[9, 1] is no range of ports"),
         ({"tls": {}}, "the request has no 'tls.certificate'"),
     ],

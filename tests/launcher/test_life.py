@@ -101,14 +101,14 @@ def test_restart_within_the_grace(make_job):
 
 
 def test_a_restart_ends_the_grace(make_job):
-    job = make_job(crash_grace=0.5).start()
+    job = make_job(crash_grace=0.3).start()
     with job.supervisor() as supervisor:
         supervisor.call("signal", signum=signal.SIGKILL)
         exited_at = time.monotonic()
         supervisor.event("exited")
         assert restart(supervisor, job)["ok"]
         supervisor.event("ready", generation=2)
-        while time.monotonic() < exited_at + 0.8:
+        while time.monotonic() < exited_at + 0.5:
             assert supervisor.call("status")["state"] == "ready"
 
 

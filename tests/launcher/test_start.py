@@ -254,10 +254,10 @@ def test_told_to_end_while_it_waits_for_the_request(make_job):
 
 
 def test_told_to_end_at_any_moment(make_job):
-    for moment in range(8):
+    for moment in range(6):
         job = make_job().start()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            job.process.wait(moment * 0.03)
+            job.process.wait(moment * 0.04)
         job.process.terminate()
         job.process.terminate()
         assert job.wait() in (143, -signal.SIGTERM)
