@@ -21,7 +21,7 @@ from . import batch, explain
 from .cluster import Cluster
 from .config import KernelConfig
 from .credentials import make_identity
-from .errors import CommandError, JobError, LinkError
+from .errors import CommandError, JobError, LinkError, RefusedError
 from .link import Link, Target
 from .loop import to_the_end
 from .request import KernelCommand, kernel_request, launch_request
@@ -34,6 +34,8 @@ __all__ = ["Allocation"]
 STOP_TIMEOUT = 8.0
 #: Seconds for the first connection to a supervisor that told where it listens.
 REACH_TIMEOUT = 30.0
+#: Seconds until a connection file is read again that is half there, or another launch's: some file systems are late.
+STALE_PAUSE = 0.2
 #: Seconds for a restart in place: a lost connection comes back, the old kernel ends, the new one is started.
 RESTART_TIMEOUT = STOP_TIMEOUT + 20
 #: Seconds that Slurm has to say how a job ended whose supervisor said goodbye.
@@ -44,7 +46,7 @@ CANCEL_TRIES, CANCEL_PAUSE = 5, 3.0
 SIGNS_PER_LEASE, SIGN_PAUSE = 4, 60.0
 
 #: Slurm's names of the signals that reach the supervisor when it cannot be spoken to; it acts on the kernel.
-_FALLBACK_SIGNALS = {signal.SIGINT: "INT", signal.SIGKILL: "USR2", signal.SIGTERM: "USR2"}
+_FALLBACK_SIGNALS: dict[int, str] = {signal.SIGINT: "INT", signal.SIGKILL: "USR2", signal.SIGTERM: "USR2"}
 
 
 class Allocation:
@@ -72,11 +74,12 @@ class Allocation:
         self._log = log
         self._nonce = secrets.token_hex(16)
         self._ours, self._theirs = make_identity("server"), make_identity("supervisor")
+        self._submitting: asyncio.Future[None] | None = None
         self._watch: Watch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._kernel_log: tuple[str, ...] = ()
-        self._being_ended = False
+        self._being_ended = self._given_up = False
         self._home = self._log_path = ""
         self._address = ""
         self._started, self._found, self._reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -96,8 +99,8 @@ class Allocation:
 
     @property
     def over(self) -> bool:
-        """Whether no kernel can run in it any more: Slurm said so, or the supervisor said goodbye."""
-        return self._ended.is_set() or self._bye.is_set()
+        """Whether no kernel can run in it any more: Slurm said so, or the supervisor, which is ending."""
+        return self._ended.is_set() or self._bye.is_set() or self._being_ended
 
     @property
     def was_up(self) -> bool:
@@ -114,14 +117,13 @@ class Allocation:
         SlurmProvisionerError
             There is no kernel.
         """
-        submitting = asyncio.ensure_future(self._submit(command))
+        self._submitting = asyncio.ensure_future(self._submit(command))
         try:
-            await asyncio.shield(submitting)
+            await asyncio.shield(self._submitting)
             self._log.info("Job %s was submitted for kernel %s.", self.job_id, self._kernel_id)
             await self._wait_until_up()
         except BaseException:
-            # sbatch may have got through although nobody waits for it any more
-            await to_the_end(self._undo(submitting))
+            await to_the_end(self._undo())
             raise
         self._log.info("Kernel %s is up in job %s on %s.", self._kernel_id, self.job_id, self.node)
 
@@ -175,10 +177,12 @@ class Allocation:
                 self._started.set()
                 self._hurry()
                 names.remove(name)
-            elif (connection := json.loads(content))["nonce"] == self._nonce:
-                break
-            else:
-                await asyncio.sleep(1)  # another launch's, which the file system has not yet seen replaced
+                continue
+            with suppress(ValueError):
+                connection = json.loads(content)
+                if connection["nonce"] == self._nonce:
+                    break
+            await asyncio.sleep(STALE_PAUSE)
         self.node = connection["node"]
         hosts, port = tuple(connection["hosts"]), connection["port"]
         self._address = f"{' or '.join(hosts)}, port {port},"
@@ -226,11 +230,13 @@ class Allocation:
     async def _evidence(self) -> explain.Evidence:
         log = await self._cluster.slurm.tail(self._log_path) if self._log_path else ""
         status = self.status or JobStatus(self.job_id, "")
+        if self._started.is_set() and status.phase is not Phase.ENDED:
+            status = replace(status, state="RUNNING", reason="")  # the supervisor knows before squeue is asked again
         return explain.Evidence(self.job_id, status, self.node or status.node, log.splitlines(), self._log_path)
 
     async def _why(self, missing: asyncio.Event) -> JobError:
         """Return the error of a launch that came to nothing while it waited for an event."""
-        if self.over or self._being_ended:
+        if self.over:
             return await self.end_error(up=False)
         seen = await self._evidence()
         if self._exited.is_set():
@@ -247,6 +253,8 @@ class Allocation:
         """Return how the job ended by itself, waiting shortly for Slurm's word if the supervisor said goodbye."""
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended.wait(), END_TIMEOUT)
+        if self._given_up:
+            return explain.given_up(await self._evidence())
         return explain.job_ended(await self._evidence(), up=up)
 
     # --------------------------------------------------------------------- news
@@ -311,10 +319,16 @@ class Allocation:
             self.node = self.node or status.node
             self._started.set()
         elif status.phase is Phase.ENDED and not self._ended.is_set():
-            self._close()
+            if self._link.connected:  # Slurm gave its node up, but we reach it
+                self._spawn(self._end_forgotten())
+            self._close(detach=not self._link.connected)
             self._set_exit(-status.exit_signal if status.exit_signal else (status.exit_code or 1))
             if self._up.is_set() and not self.stopping:
                 self._spawn(self._tell_end())
+
+    async def _end_forgotten(self) -> None:
+        await self._stop_supervisor()
+        self._link.detach()
 
     async def _tell_end(self) -> None:
         self._log.warning("%s", await self.end_error())
@@ -344,11 +358,14 @@ class Allocation:
         if self._link.connected:
             try:
                 await self._link.call("signal", signum=int(signum))
+            except RefusedError as error:
+                self._log.info("%s", error)  # by way of Slurm it would come late, perhaps to the next kernel
+                return
             except LinkError as error:
                 self._log.warning("Signal %d goes by way of Slurm: %s", signum, error)
             else:
                 return
-        name = _FALLBACK_SIGNALS.get(signal.Signals(signum))
+        name = _FALLBACK_SIGNALS.get(signum)
         if name is None:
             self._log.warning("Signal %d cannot be sent while job %s is not connected.", signum, self.job_id)
             return
@@ -367,18 +384,27 @@ class Allocation:
     async def end(self) -> None:
         """Have the supervisor end the job; where it cannot, or takes too long, have Slurm cancel it."""
         self.stopping = True
-        if not self._ended.is_set() and not await self._stop_supervisor():
+        self._given_up = not self.over
+        if self._submitting is not None:  # sbatch may get through although nobody waits for it any more
+            with suppress(Exception, asyncio.CancelledError):
+                await asyncio.shield(self._submitting)
+        if self.job_id and not self._ended.is_set() and not await self._stop_supervisor():
             await self._cancel()
         self._close()
         self._set_exit(-int(signal.SIGTERM))
         for task in self._tasks:
             task.cancel()
 
-    async def _undo(self, submitting: asyncio.Future[None]) -> None:
-        with suppress(Exception):
-            await submitting
-        if self.job_id:
-            await self.end()
+    async def tidy(self, *, keep_log: bool) -> None:
+        """Remove the run directory, or all of it but the log, which tells the user of a failure."""
+        if self.run_dir and keep_log:
+            await self._cluster.slurm.remove(f"{self.run_dir}/request.json", f"{self.run_dir}/connection.json")
+        elif self.run_dir:
+            await self._cluster.slurm.remove(self.run_dir)
+
+    async def _undo(self) -> None:
+        await self.end()
+        await self.tidy(keep_log=self._started.is_set())
 
     async def _stop_supervisor(self) -> bool:
         if not self._link.connected:
@@ -406,9 +432,10 @@ class Allocation:
                 )
             return
 
-    def _close(self) -> None:
+    def _close(self, *, detach: bool = True) -> None:
         self._ended.set()
-        self._link.detach()
+        if detach:
+            self._link.detach()
         if self._watch is not None:
             self._watch.close()
 

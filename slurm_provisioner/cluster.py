@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 
 from .slurm import Slurm
@@ -43,6 +44,8 @@ class Cluster:
 
 
 _clusters: dict[Place, Cluster] = {}
+# a forked child has a background loop of its own, to which the parent's clusters do not belong
+os.register_at_fork(after_in_child=_clusters.clear)
 
 
 def acquire(place: Place) -> Cluster:

@@ -22,6 +22,8 @@ __all__ = ["CHANNELS", "Endpoints"]
 #: The kernel's channels, in the order of their endpoints' numbers, which are their "ports".
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
+#: Bytes read before the far side is there: ZMQ sends a greeting, and more only when that was answered.
+EARLY_BUFFER = 2**16
 #: Bytes waiting in one direction of one channel before its source is paused.
 PUMP_BUFFER = 2**20
 
@@ -55,8 +57,11 @@ class _Half(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
-        else:  # asyncio may read once even though reading was paused from the first moment
-            self._early.append(data)
+            return
+        self._early.append(data)
+        if sum(map(len, self._early)) > EARLY_BUFFER:
+            assert self.transport is not None
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         if self.other is not None and self.other.transport is not None:
@@ -78,21 +83,22 @@ class _Half(asyncio.Protocol):
 
 
 class _Accepted(_Half):
-    """A client's connection, which waits for the far side before it is read."""
+    """A client's connection. It is read even before the far side is there, so that its end is noticed."""
 
-    def __init__(self, made: Callable[[_Half], None], lost: Callable[[_Half], None]) -> None:
+    def __init__(self, made: Callable[[_Accepted], asyncio.Task[None]], lost: Callable[[_Accepted], None]) -> None:
         super().__init__()
         self._made = made
         self._lost = lost
+        self._dial: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.pause_reading()
-        self._made(self)
+        self._dial = self._made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._dial is not None:
+            self._dial.cancel()
         self._lost(self)
 
 
@@ -125,7 +131,7 @@ class Endpoints:
         for number, channel in enumerate(CHANNELS, 1):
 
             def accept(channel: str = channel) -> _Half:
-                near = _Accepted(lambda half: self._start_dial(channel, half), self._pumps.discard)
+                near = _Accepted(lambda near: self._start_dial(channel, near), self._pumps.discard)
                 self._pumps.add(near)
                 return near
 
@@ -170,10 +176,11 @@ class Endpoints:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
-    def _start_dial(self, channel: str, near: _Half) -> None:
+    def _start_dial(self, channel: str, near: _Half) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._dial(channel, near))
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
+        return task
 
     async def _dial(self, channel: str, near: _Half) -> None:
         far = _Half()
@@ -184,12 +191,10 @@ class Endpoints:
             near.close()  # ZMQ tries again
         except BaseException:
             near.close()
+            far.close()
             raise
         else:
-            if near.lost:
-                far.close()
-            else:
-                near.resume()
+            near.resume()
 
 
 def _has_unix_sockets() -> bool:

@@ -16,12 +16,14 @@
     │   ├── QueueTimeoutError       it waited longer than `queue_timeout` (also a TimeoutError)
     │   └── StartTimeoutError       it ran, but no kernel within `start_timeout` (also a TimeoutError)
     └── LinkError                   the supervisor on the compute node cannot be reached
+        └── RefusedError            it was reached, and could not do what it was asked
 
 An error is a sentence, its evidence, and the next step. Programs read the fields, people read `str()`.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 __all__ = [
@@ -36,10 +38,15 @@ __all__ = [
     "LinkError",
     "NodeUnreachableError",
     "QueueTimeoutError",
+    "RefusedError",
     "SlurmProvisionerError",
     "StartTimeoutError",
     "SubmissionError",
 ]
+
+
+#: Columns of a hint; JupyterLab's dialog shows about so many.
+WIDTH = 90
 
 
 class SlurmProvisionerError(Exception):
@@ -64,7 +71,14 @@ class SlurmProvisionerError(Exception):
     def __str__(self) -> str:
         lines = [self.summary, *(f"  {line}" for line in self.evidence)]
         if self.hint:
-            lines.append(f"→ {self.hint}")
+            lines += textwrap.wrap(
+                self.hint,
+                WIDTH,
+                initial_indent="→ ",
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         return "\n".join(lines)
 
 
@@ -185,3 +199,7 @@ class StartTimeoutError(JobError, TimeoutError):
 
 class LinkError(SlurmProvisionerError):
     """The supervisor on the compute node cannot be reached."""
+
+
+class RefusedError(LinkError):
+    """The supervisor was reached, and could not do what it was asked."""

@@ -13,6 +13,7 @@ from .slurm import JobStatus
 __all__ = [
     "Evidence",
     "exit_text",
+    "given_up",
     "job_ended",
     "kernel_not_started",
     "node_unreachable",
@@ -118,7 +119,7 @@ def job_ended(seen: Evidence, *, up: bool) -> JobEndedError:
 
 
 def _end(status: JobStatus, log: Sequence[str], *, up: bool) -> tuple[str, str]:
-    if _NO_MEMORY.search("\n".join(log)):
+    if status.state in ("FAILED", "COMPLETED", "") and _NO_MEMORY.search("\n".join(log)):
         return _STATES["OUT_OF_MEMORY"]
     if status.state != "FAILED":
         return _STATES.get(status.state, (f"Slurm says {status.state}", ""))
@@ -128,6 +129,15 @@ def _end(status: JobStatus, log: Sequence[str], *, up: bool) -> tuple[str, str]:
         return (f"{words}: {said[-1].removeprefix('failed: ').rstrip('.')}" if said else words), hint
     words, hint = _STATES["FAILED"]
     return f"{words} with {exit_text(status.exit_code, status.exit_signal) or 'no exit code'}", hint
+
+
+def given_up(seen: Evidence) -> JobEndedError:
+    """Return the error of a launch whose job we ended ourselves, because nobody wants the kernel any more."""
+    return JobEndedError(
+        f"Job {seen.job_id} was cancelled before its kernel was up: the start was interrupted.",
+        job_id=seen.job_id,
+        state="CANCELLED",
+    )
 
 
 def kernel_not_started(seen: Evidence, code: int | None, signum: int | None) -> KernelStartError:

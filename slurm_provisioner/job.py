@@ -5,14 +5,16 @@ Everything here runs on the background loop, but for the plain attributes that `
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 from typing import Any
 
 from . import cluster
 from .allocation import Allocation
 from .cluster import Place
 from .config import KernelConfig
-from .errors import LinkError
+from .errors import KernelStartError, LinkError
 from .link import Link
 from .loop import to_the_end
 from .request import KernelCommand
@@ -40,10 +42,15 @@ class KernelJob:
         self._link = Link(self._cluster.transport, log)
         #: The current job; None before the first one, and after a launch that failed.
         self.allocation: Allocation | None = None
+        #: Whether everything was given back.
+        self.closed = False
+        self._giving_back: asyncio.Future[None] | None = None
 
     @property
     def exit_code(self) -> int | None:
         """Exit code of the kernel process, negative for a signal; None while it is not known to have ended."""
+        if self.closed:
+            return -int(signal.SIGTERM)
         return self.allocation.exit_code if self.allocation is not None else None
 
     async def launch(self, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> dict[str, Any]:
@@ -72,7 +79,13 @@ class KernelJob:
                 await now.restart(command)
             except LinkError:
                 if not now.over:
+                    await to_the_end(now.end())
                     raise
+            except KernelStartError:  # the supervisor keeps the job for a while, for another try
+                raise
+            except BaseException:
+                await to_the_end(now.end())
+                raise
             else:
                 return self._link.endpoints
         if now is not None and not new_job:
@@ -109,8 +122,13 @@ class KernelJob:
         await to_the_end(self._close())
 
     async def give_back(self) -> None:
-        """End the job, close everything, and remove the run directory unless it tells of a failure."""
-        await to_the_end(self._give_back())
+        """End the job, close everything, and remove the run directory unless it tells of a failure.
+
+        It is done once, to its end, whoever asks for it and is cancelled meanwhile.
+        """
+        if self._giving_back is None:
+            self._giving_back = asyncio.ensure_future(self._give_back())
+        await asyncio.shield(self._giving_back)
 
     async def _give_back(self) -> None:
         now, self.allocation = self.allocation, None
@@ -118,11 +136,13 @@ class KernelJob:
             if now is not None:
                 ended_by_itself = now.over
                 await now.end()
-                if not ended_by_itself:
-                    await self._cluster.slurm.remove(now.run_dir)
+                await now.tidy(keep_log=ended_by_itself)
         finally:
             await self._close()
 
     async def _close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         await self._link.aclose()
         await cluster.release(self._cluster)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from .credentials import Identity, client_context
 from .endpoints import Endpoints
-from .errors import LinkError
+from .errors import LinkError, RefusedError
 from .transport import Transport
 
 __all__ = ["Link", "Listener", "Target"]
@@ -112,13 +112,10 @@ class Link:
         host, target = self._host, self._target
         if host is None or target is None:
             raise LinkError("The kernel's job is gone.")
+        context = self._context(channel)
         sock = await asyncio.wait_for(self._transport.connect(host, target.port), CONNECT_TIMEOUT)
         await asyncio.get_running_loop().create_connection(
-            protocol,
-            sock=sock,
-            ssl=self._context(channel),
-            server_hostname="",
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
+            protocol, sock=sock, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_TIMEOUT
         )
 
     def _context(self, channel: str) -> ssl.SSLContext:
@@ -165,8 +162,10 @@ class Link:
 
         Raises
         ------
+        RefusedError
+            It could not do that.
         LinkError
-            It cannot be reached, does not answer, or could not do it.
+            It cannot be reached or does not answer.
         """
         try:
             return await asyncio.wait_for(self._call(do, fields), timeout)
@@ -190,7 +189,7 @@ class Link:
         finally:
             del self._answers[number]
         if not result.get("ok"):
-            raise LinkError(f"The supervisor could not {do}: {result.get('error', 'no reason given')}.")
+            raise RefusedError(f"The supervisor could not {do}: {result.get('error', 'no reason given')}.")
         return result
 
     async def _keep_connected(self, target: Target, listener: Listener) -> None:
@@ -219,6 +218,7 @@ class Link:
                     pending, timeout=CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done:
+                    self._host = None
                     raise asyncio.TimeoutError
                 for attempt in done:
                     if attempt.exception() is None:
@@ -235,10 +235,11 @@ class Link:
                     outcome[1].close()
 
     async def _open_supervisor(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = self._context("supervisor")
         sock = await self._transport.connect(host, port)
         return await asyncio.open_connection(
             sock=sock,
-            ssl=self._context("supervisor"),
+            ssl=context,
             server_hostname="",
             ssl_handshake_timeout=CONNECT_TIMEOUT,
             limit=LINE_LIMIT,
@@ -283,7 +284,8 @@ class Link:
             try:
                 await self.call("lease")
             except LinkError:
-                writer.close()  # a node that vanished sends no end of file
+                # a node that vanished sends no end of file, nor an answer to a TLS goodbye
+                writer.transport.abort()
                 return
 
     async def aclose(self) -> None:

@@ -106,6 +106,8 @@ async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
                 raise
             cancelled = error
     if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen; being cancelled is what the caller hears of
         raise cancelled
     return task.result()
 

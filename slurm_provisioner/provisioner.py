@@ -11,10 +11,12 @@ What the contract asks beyond its docstrings (read in jupyter_client 8, `manager
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -69,6 +71,7 @@ class SlurmProvisioner(KernelProvisionerBase):
         self._running = False
         self._user_asked = False
         self._command: KernelCommand | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._cwd: str | None = None
 
     @property
@@ -154,9 +157,12 @@ class SlurmProvisioner(KernelProvisionerBase):
         try:
             endpoints = await background_loop().run(self._launch(command))
         except SlurmProvisionerError as error:
-            self._show(str(error), state="dead")
+            self._show(str(error))
             raise
-        self._show("", state=None)
+        except asyncio.CancelledError:
+            self._let_go()  # the launch may have ended well a moment ago, with nobody left to take it
+            raise
+        self._show("")
         self._running = True
         self.connection_info = cast(
             "KernelConnectionInfo",
@@ -169,12 +175,10 @@ class SlurmProvisioner(KernelProvisionerBase):
         )
         return self.connection_info
 
-    def _show(self, reason: str, *, state: str | None) -> None:
+    def _show(self, reason: str) -> None:
         """Have jupyter_server's kernel model say why there is no kernel; it clears nothing of that by itself."""
         if self.parent is not None and self.parent.has_trait("reason"):
             self.parent.reason = reason
-            if state is not None:
-                self.parent.execution_state = state
 
     async def _launch(self, command: KernelCommand) -> dict[str, Any]:
         from .job import KernelJob  # noqa: PLC0415
@@ -185,14 +189,16 @@ class SlurmProvisioner(KernelProvisionerBase):
         if self._job is None:
             self._job = KernelJob(self._config, self.kernel_id or "", cast("logging.Logger", self.log))
             loop.at_exit(self._job, self._job.leave if self._config.persistent else self._job.give_back)
+            # jupyter_client drops a kernel whose last start failed without a call of `cleanup`
+            self._finalizer = weakref.finalize(self, _give_back, self._job)
+            self._finalizer.atexit = False
         job = self._job
         first = job.allocation is None
         try:
             return await job.launch(self._config, command, new_job=new_job)
         except BaseException:
             if first:
-                self._job = None
-                loop.forget(job)
+                self._let_go()
                 await job.give_back()
             raise
 
@@ -216,14 +222,19 @@ class SlurmProvisioner(KernelProvisionerBase):
         """Wait for the end of the kernel process and return its exit code."""
         code = 0
         if self._job is not None and self._running:
-            code = await background_loop().run(self._job.wait())
+            known = self._job.exit_code
+            code = known if known is not None else await background_loop().run(self._job.wait())
         self._running = False
         return code
 
     async def send_signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group."""
-        if self._job is not None and self._running:
+        if self._job is None or not self._running or self._job.exit_code is not None:
+            return
+        try:
             await background_loop().run(self._job.signal(signum))
+        except Exception:  # jupyter_client would not go on with a shutdown
+            self.log.exception("Signal %d could not be sent", signum)
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002  (the flag cannot be trusted, see above)
         """End the kernel process; the job stays."""
@@ -243,11 +254,17 @@ class SlurmProvisioner(KernelProvisionerBase):
         """Give the job back, unless a restart is coming."""
         if restart or self._job is None:
             return
-        job, self._job = self._job, None
+        job = self._job
         self._running = False
-        loop = background_loop()
-        await loop.run(job.give_back())
-        loop.forget(job)
+        self._let_go()
+        if not job.closed:
+            await background_loop().run(job.give_back())
+
+    def _let_go(self) -> None:
+        """Have nothing more to do with the job, which is given back in any case."""
+        job, self._job = self._job, None
+        if job is not None and self._finalizer is not None:
+            self._finalizer()
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Allow for the way to another node and back."""
@@ -277,3 +294,11 @@ class SlurmProvisioner(KernelProvisionerBase):
         if isinstance(connection.get("key"), str):
             connection["key"] = cast("str", connection["key"]).encode()
         self.connection_info = cast("KernelConnectionInfo", connection)
+
+
+def _give_back(job: KernelJob) -> None:
+    """Have a job given back by whoever is left: the background loop."""
+    loop = background_loop()
+    loop.forget(job)
+    if not job.closed:
+        loop.submit(job.give_back())

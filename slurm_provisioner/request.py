@@ -110,6 +110,6 @@ def launch_request(
         "listen": {"address": config.address, "interface": config.interface, "port_range": config.port_range},
         "lease": None if config.persistent else config.lease,
         "crash_grace": config.crash_grace,
-        "warn_before_end": config.warn_before_end,
+        "warn_before_end": batch.warning_seconds(config),
         "stop_timeout": stop_timeout,
     }

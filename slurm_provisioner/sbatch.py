@@ -21,6 +21,7 @@ _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
 # a clean environment: SBATCH_* would beat the script's own lines, and --export=ALL, its default, would ship every
 # variable of the server into the job. `read` takes exactly one line off a pipe (POSIX, read).
 _SUBMIT = r"""
+umask=$(umask)
 umask 077
 run_dir=$1 log_dir=$2 bin=$3
 shift 3
@@ -40,6 +41,7 @@ set -- "$sbatch" --parsable "$@"
 for name in LANG LC_ALL TZ SLURM_CONF SLURM_CONF_SERVER; do
     eval "[ \"\${$name+set}\" ] && set -- \"$name=\${$name}\" \"\$@\""
 done
+umask "$umask"  # Slurm hands it on to the job
 exec env -i HOME="$HOME" USER="$user" LOGNAME="$user" SHELL="${SHELL:-/bin/sh}" \
     PATH="${bin:+$bin:}/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin" "$@"
 """

@@ -7,6 +7,7 @@ Sources: sbatch(1), squeue(1) (JOB STATE CODES), scancel(1), scontrol(1), sacct(
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .errors import CommandError, CommandTimeoutError, SubmissionError
+from .loop import to_the_end
 from .sbatch import as_sbatch, clusters_option, complaint_of, parse_submission, submission_error, submit_argv
 from .transport import Completed, Transport
 
@@ -23,6 +25,10 @@ __all__ = ["JobStatus", "Phase", "Slurm", "phase_of"]
 COMMAND_TIMEOUT = 15.0
 #: Seconds sbatch may take: job submit plugins of sites can be slow.
 SUBMIT_TIMEOUT = 60.0
+
+#: A job whose submission got no answer is looked for so many times, and the seconds between them: a busy controller may
+#: take it only after sbatch has given up.
+FIND_TRIES, FIND_PAUSE = 4, 3.0
 
 #: Separates fields: cannot occur in a job name, reason or host list.
 SEPARATOR = "\x1f"
@@ -265,28 +271,40 @@ class Slurm:
         try:
             done = await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)
         except CommandTimeoutError as timeout:
-            timeout.argv = as_sbatch(argv)
-            job_id = await self._find(job_name)
-            if job_id is None:
-                raise
-            return job_id
-        job_id = parse_submission(done.stdout)
-        if job_id is not None:
+            if (job_id := await self._find(job_name)) is not None:
+                return job_id
+            raise CommandTimeoutError(
+                f"sbatch did not answer within {SUBMIT_TIMEOUT:g} s.",
+                argv=as_sbatch(argv),
+                hint="The controller may be busy or down; `scontrol ping` tells. Then start the kernel again.",
+            ) from timeout
+        except asyncio.CancelledError:
+            await to_the_end(self.cancel_by_name(job_name))
+            raise
+        if (job_id := parse_submission(done.stdout)) is not None:
             return job_id
         error = submission_error(done, run_dir=run_dir)
-        if isinstance(error, SubmissionError) and _answer_lost(done.stderr):
-            job_id = await self._find(job_name)
-            if job_id is not None:
-                return job_id
+        lost = isinstance(error, SubmissionError) and _answer_lost(done.stderr)
+        if lost and (job_id := await self._find(job_name)) is not None:
+            return job_id
         raise error
 
     async def _find(self, job_name: str) -> str | None:
-        try:
-            done = await self._run(find_argv(job_name, self.clusters))
-        except CommandError:
-            return None
-        alive = [job for job in parse_queue(done.stdout).values() if job.phase is not Phase.ENDED]
-        return alive[0].job_id if alive else None
+        """Return the id of the job of that name; where there is none for a while, make sure that none follows."""
+        for _ in range(FIND_TRIES):
+            with suppress(CommandError):
+                done = await self._run(find_argv(job_name, self.clusters))
+                alive = [job for job in parse_queue(done.stdout).values() if job.phase is not Phase.ENDED]
+                if alive:
+                    return alive[0].job_id
+            await asyncio.sleep(FIND_PAUSE)
+        await self.cancel_by_name(job_name)
+        return None
+
+    async def cancel_by_name(self, job_name: str) -> None:
+        """Cancel the job of a name, if there is one and the controller can be told."""
+        with suppress(CommandError):
+            await self._run(["scancel", f"--name={job_name}", *clusters_option(self.clusters)])
 
     async def queue(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """Return what squeue says of some jobs; those it does not know are missing.
@@ -347,10 +365,10 @@ class Slurm:
             return ""
         return done.stdout
 
-    async def remove(self, directory: str) -> None:
-        """Remove a run directory; a failure leaves it to be pruned later."""
+    async def remove(self, *paths: str) -> None:
+        """Remove files or folders on the cluster; what cannot be removed stays."""
         with suppress(CommandError):
-            await self.transport.run(["rm", "-rf", "--", directory], timeout=COMMAND_TIMEOUT)
+            await self.transport.run(["rm", "-rf", "--", *paths], timeout=COMMAND_TIMEOUT)
 
     async def _control(self, argv: list[str]) -> None:
         done = await self._run(argv)

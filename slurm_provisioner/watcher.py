@@ -106,7 +106,10 @@ class Watcher:
                     await asyncio.wait_for(self._wake.wait(), pause)
                 continue
             last = time.monotonic()
-            await self._poll()
+            try:
+                await self._poll()
+            except Exception:
+                self._log.exception("Unexpected error while asking Slurm for jobs")
 
     async def _poll(self) -> None:
         watches = list(self._watches)

@@ -11,8 +11,9 @@ import signal
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import CommandNotFoundError, CommandTimeoutError
+from ..errors import CommandError, CommandNotFoundError, CommandTimeoutError
 from . import Account, Completed
 
 __all__ = ["LocalTransport", "clean_environment"]
@@ -21,6 +22,12 @@ __all__ = ["LocalTransport", "clean_environment"]
 # options mean (INPUT ENVIRONMENT VARIABLES in sbatch(1), squeue(1), scancel(1), sacct(1)).
 _SLURM_OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|SINFO|SCONTROL|SPRIO|SPANK)_")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+
+#: Seconds for a killed command to be gone.
+KILL_TIMEOUT = 2.0
+
+# As the supervisor does on its side: silence and pauses in seconds, probes, milliseconds unanswered.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 75_000}
 
 #: Seconds between two looks for a file: quick while somebody waits at the screen, never later than 0.25 s.
 _FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.02, 0.25, 1.05
@@ -55,6 +62,8 @@ class LocalTransport:
                 argv=argv,
                 hint="Is this a login node of the cluster? Set `slurm_bin` to the folder of Slurm's commands.",
             ) from error
+        except (OSError, RuntimeError) as error:  # no process, memory, descriptor or thread left to be had
+            raise CommandError(f"{argv[0]} could not be started: {error}.", argv=argv) from error
         try:
             stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
         except asyncio.TimeoutError as error:
@@ -67,7 +76,8 @@ class LocalTransport:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                with contextlib.suppress(asyncio.TimeoutError):  # a hanging file system holds even a killed process
+                    await asyncio.wait_for(process.wait(), KILL_TIMEOUT)
         assert process.returncode is not None
         return Completed(
             argv=tuple(argv),
@@ -90,12 +100,12 @@ class LocalTransport:
         """Connect by TCP, whatever address family the host has."""
         loop = asyncio.get_running_loop()
         last: OSError = OSError(f"{host} has no address")
-        for family, kind, proto, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for family, kind, proto, _, address in await _addresses(host, port):
             sock = socket.socket(family, kind, proto)
             try:
                 sock.setblocking(False)
                 await loop.sock_connect(sock, address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _keep_alive(sock)
             except OSError as error:
                 sock.close()
                 last = error
@@ -108,6 +118,26 @@ class LocalTransport:
 
     async def aclose(self) -> None:
         """Nothing is kept between calls."""
+
+
+async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    try:  # most nodes tell a number, which takes no name server and no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except RuntimeError as error:  # the interpreter is ending: there are no threads any more
+        raise OSError(str(error)) from error
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have TCP notice within about a minute that the other host is gone: some channels only ever receive."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # Linux has them all
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _first_file(directory: str, names: Collection[str]) -> tuple[str, bytes] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import re
 import runpy
@@ -22,7 +24,7 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKern
 from jupyter_client.provisioning import KernelProvisionerFactory
 from traitlets.config import Application, Config
 
-from slurm_provisioner.errors import LimitError
+from slurm_provisioner.errors import JobEndedError, LimitError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -278,6 +280,29 @@ def test_the_users_restart_after_the_job_is_gone_gets_a_new_job(start):
     assert kernel.job_id != job_id
     assert kernel.run("'again'") == "'again'"
     assert kernel.manager.get_connection_info() == before
+
+
+def test_a_kernel_that_is_dropped_after_its_job_ended_leaves_nothing(kernelspec):
+    """jupyter_client calls neither `shutdown` nor `cleanup` for a kernel whose last start failed."""
+
+    async def main() -> None:
+        manager = AsyncMultiKernelManager()
+        kernel_id = await manager.start_kernel(kernel_name=kernelspec())
+        kernel = manager.get_kernel(kernel_id)
+        slurm("scancel", kernel.provisioner.job_id)
+        while await kernel.is_alive():
+            await asyncio.sleep(0.1)
+        with pytest.raises(JobEndedError):
+            await kernel.restart_kernel(now=True)
+        manager.remove_kernel(kernel_id)
+
+    logging.disable()  # pytest keeps records, and with them the kernel
+    try:
+        asyncio.run(main())
+    finally:
+        logging.disable(logging.NOTSET)
+    gc.collect()
+    # `nothing_left` looks for endpoints, threads and jobs
 
 
 def test_the_kernels_environment(start, kernelspec, monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,21 @@ def test_a_job_cancelled_while_queued(kernelspec):
     assert "it was cancelled" in asyncio.run(main())
 
 
+def test_a_kernel_shut_down_while_its_job_is_queued_says_so(kernelspec):
+    async def main() -> str:
+        manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
+        launch = asyncio.ensure_future(manager.start_kernel())
+        while not queue():
+            await asyncio.sleep(0.05)
+        await manager.provisioner.cleanup()
+        with pytest.raises(JobEndedError) as caught:
+            await launch
+        return str(caught.value)
+
+    assert "the start was interrupted" in asyncio.run(main())
+    eventually(lambda: queue() == [], "an empty queue")
+
+
 def test_nbclient_shows_the_reason(kernelspec):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
     with pytest.raises(SubmissionError, match="partition"):
@@ -252,5 +268,15 @@ def test_nbclient_shows_the_reason(kernelspec):
 
 def test_a_kept_run_directory_tells_more(kernelspec):
     refused(JobEndedError, kernelspec(prologue=["echo a trace of it", "false"]))
-    logs = [path.read_text() for path in (Path.home() / ".slurm_provisioner").glob("*/job.log")]
-    assert any("a trace of it" in text for text in logs)
+    logs = [path for path in (Path.home() / ".slurm_provisioner").glob("*/job.log") if "a trace" in path.read_text()]
+    assert logs
+    for log in logs:
+        assert [path.name for path in log.parent.iterdir() if path.name.endswith(".json")] == [], "no keys are kept"
+        shutil.rmtree(log.parent)
+
+
+def test_a_refused_job_leaves_no_files(kernelspec):
+    state_dir = Path.home() / "a state dir"
+    refused(SubmissionError, kernelspec(partition="nope", state_dir="~/a state dir"))
+    assert list(state_dir.iterdir()) == []
+    state_dir.rmdir()

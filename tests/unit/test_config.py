@@ -153,12 +153,12 @@ def test_a_wrong_value_is_refused_by_name_and_reason(field, value, reason):
 
 def test_the_error_says_what_to_do():
     text = refused({"time": "4 hours"})
-    sentence, hint = text.splitlines()
+    sentence, _, hint = text.partition("\n")
     assert sentence == (
         "The kernel's Slurm settings cannot be used: `time`: '4 hours' is not a time: give minutes (90), HH:MM:SS, "
         "D-HH:MM:SS, 4h, 1h30m, 2d or UNLIMITED (kernelspec)"
     )
-    assert hint == (
+    assert " ".join(hint.split()) == (
         "→ Correct kernel.json, under metadata.kernel_provisioner.config: `jupyter kernelspec list` shows where it is."
     )
 
@@ -491,7 +491,7 @@ def test_what_is_within_the_limits_stays_as_it_is(limits, within):
 def test_what_is_above_a_limit_is_refused_by_name(limits, above, field):
     text = refused(above, limits=limits, kind=LimitError)
     assert f"`{field}`" in text
-    assert "they set c.SlurmProvisioner.limits" in text
+    assert "c.SlurmProvisioner.limits" in text
 
 
 def test_the_error_names_value_source_and_limit():

@@ -21,7 +21,7 @@ from slurm_provisioner import endpoints as endpoints_module
 from slurm_provisioner import link as link_module
 from slurm_provisioner.credentials import client_context, make_identity
 from slurm_provisioner.endpoints import CHANNELS
-from slurm_provisioner.errors import LinkError
+from slurm_provisioner.errors import LinkError, RefusedError
 from slurm_provisioner.link import Link, Target
 from slurm_provisioner.transport.local import LocalTransport
 
@@ -198,6 +198,26 @@ def test_bytes_go_through_each_channel_and_early_ones_wait(tmp_path):
     run(main())
 
 
+def test_clients_that_give_up_waiting_leave_nothing(monkeypatch):
+    """ZMQ closes after 30 s without an answer, and tries again, for as long as a job is queued or gone."""
+
+    async def main():
+        async with Linked() as linked:
+            descriptors = len(list(Path("/proc/self/fd").iterdir()))
+            for _ in range(20):
+                reader, writer = await linked.client()
+                writer.write(b"greeting")
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+            while len(list(Path("/proc/self/fd").iterdir())) > descriptors:
+                await asyncio.sleep(0.01)
+            assert not linked.link._endpoints._pumps
+            assert not linked.link._endpoints._dials
+
+    run(main())
+
+
 def test_a_client_that_does_not_read_stops_its_source(tmp_path):
     async def main():
         async with Supervisor(tmp_path) as supervisor, Linked() as linked:
@@ -239,7 +259,7 @@ def test_commands_answers_and_events(tmp_path):
             assert (await linked.events.get())["event"] == "status"
             assert await linked.changes.get() is True
             supervisor.answer = lambda command: {"re": command["id"], "ok": False, "error": "no kernel"}
-            with pytest.raises(LinkError, match="could not signal: no kernel"):
+            with pytest.raises(RefusedError, match="could not signal: no kernel"):
                 await linked.link.call("signal", signum=2)
 
     run(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_provisioner.errors import CommandNotFoundError, CommandTimeoutError
+from slurm_provisioner.errors import CommandError, CommandNotFoundError, CommandTimeoutError
 from slurm_provisioner.transport.local import LocalTransport, clean_environment
 
 
@@ -26,6 +26,15 @@ def test_a_missing_command_says_what_to_do():
     with pytest.raises(CommandNotFoundError, match="sbatch-of-another-world") as caught:
         run(LocalTransport().run(["sbatch-of-another-world"], timeout=10))
     assert "slurm_bin" in str(caught.value)
+
+
+def test_a_machine_that_can_start_no_process_is_an_error_of_the_command(monkeypatch):
+    async def exhausted(*args, **kwargs):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", exhausted)
+    with pytest.raises(CommandError, match="could not be started"):
+        run(LocalTransport().run(["squeue"], timeout=10))
 
 
 def alive(pid: int) -> bool:
@@ -89,5 +98,6 @@ def test_connections():
         with sock:
             assert sock.getpeername() == ("127.0.0.1", port)
             assert not sock.getblocking()
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     with pytest.raises(OSError, match="Connect call failed"):
         run(LocalTransport().connect("127.0.0.1", port))

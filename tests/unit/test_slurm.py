@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm_provisioner import slurm as slurm_module
 from slurm_provisioner.errors import (
     CommandError,
     CommandNotFoundError,
@@ -183,9 +184,51 @@ def test_a_job_whose_answer_was_lost_is_found_by_its_name(lost):
     assert "--name=jupyter-unique" in transport.asked[1]
 
 
-def test_a_submission_that_got_nowhere_is_an_error():
-    with pytest.raises(CommandTimeoutError):
-        submit(Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said("")))
+def test_a_job_that_the_controller_took_late_is_found(monkeypatch):
+    monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
+    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(""))
+    answers = iter(
+        [CommandTimeoutError("late", argv=["squeue"]), said(""), said(f"77{SEP}PENDING{SEP}None{SEP}n/a{SEP}x\n")]
+    )
+
+    async def run(argv, *, stdin=b"", timeout):
+        transport.answers["squeue"] = next(answers) if argv[0] == "squeue" else said()
+        return await Says.run(transport, argv, stdin=stdin, timeout=timeout)
+
+    transport.run = run
+    assert submit(transport) == "77"
+
+
+def test_a_submission_that_got_nowhere_is_an_error_and_none_follows_it(monkeypatch):
+    monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
+    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(""), scancel=said(""))
+    with pytest.raises(CommandTimeoutError, match="sbatch did not answer") as caught:
+        submit(transport)
+    assert "umask" not in str(caught.value), "our shell text is nobody's concern"
+    assert transport.asked[-1] == ["scancel", "--name=jupyter-unique"]
+
+
+def test_a_submission_that_is_cancelled_leaves_no_job():
+    class Hangs(Says):
+        async def run(self, argv, *, stdin=b"", timeout):
+            if argv[0] == "sh":
+                began.set()
+                await asyncio.Event().wait()
+            return await super().run(argv, stdin=stdin, timeout=timeout)
+
+    async def main():
+        task = asyncio.ensure_future(
+            Slurm(transport).submit(run_dir="/d", log_directory="", request="{}", script="", job_name="jupyter-unique")
+        )
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    began = asyncio.Event()
+    transport = Hangs(scancel=said())
+    asyncio.run(main())
+    assert transport.asked == [["scancel", "--name=jupyter-unique"]]
 
 
 def test_a_controller_that_does_not_answer_is_no_news_of_a_job():
@@ -253,6 +296,17 @@ def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
     boot, net = (run_dir / "login-host").read_text().splitlines()
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert net == os.readlink("/proc/self/ns/net")
+
+
+def test_files_of_a_notebook_are_as_shared_as_the_user_wants_them(login_node):
+    old = os.umask(0o002)
+    try:
+        (login_node.parent / "bin" / "sbatch").write_text('#!/bin/sh\numask > "$HOME/seen"\necho 42\n')
+        submit_for_real(str(login_node / "run"))
+    finally:
+        os.umask(old)
+    assert (login_node / "seen").read_text() == "0002\n"
+    assert stat.S_IMODE((login_node / "run").stat().st_mode) == 0o700
 
 
 def test_neither_options_nor_tokens_of_the_server_reach_sbatch(login_node, monkeypatch):

@@ -72,6 +72,11 @@ def test_a_controller_that_does_not_answer_is_no_news(caplog):
     assert len(warnings) == 2, "one a silence, not one a poll"
 
 
+def test_nothing_unforeseen_ends_the_watching(caplog):
+    assert told(Controller(RuntimeError("can't start new thread"), {"1": RUNNING}), 1) == [RUNNING]
+    assert "can't start new thread" in caplog.text
+
+
 def test_an_empty_answer_alone_is_no_death():
     assert told(Controller({}, {}, {}, {"1": RUNNING}), 1) == [RUNNING]
 
