@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
 import os
 import re
 import runpy
@@ -24,7 +22,7 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKern
 from jupyter_client.provisioning import KernelProvisionerFactory
 from traitlets.config import Application, Config
 
-from slurm_provisioner.errors import JobEndedError, LimitError
+from slurm_provisioner.errors import LimitError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -284,25 +282,34 @@ def test_the_users_restart_after_the_job_is_gone_gets_a_new_job(start):
 
 def test_a_kernel_that_is_dropped_after_its_job_ended_leaves_nothing(kernelspec):
     """jupyter_client calls neither `shutdown` nor `cleanup` for a kernel whose last start failed."""
+    script = f"""
+import asyncio, gc, pathlib, subprocess, time
+from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 
-    async def main() -> None:
-        manager = AsyncMultiKernelManager()
-        kernel_id = await manager.start_kernel(kernel_name=kernelspec())
-        kernel = manager.get_kernel(kernel_id)
-        slurm("scancel", kernel.provisioner.job_id)
-        while await kernel.is_alive():
-            await asyncio.sleep(0.1)
-        with pytest.raises(JobEndedError):
-            await kernel.restart_kernel(now=True)
-        manager.remove_kernel(kernel_id)
-
-    logging.disable()  # pytest keeps records, and with them the kernel
+async def main():
+    manager = AsyncMultiKernelManager()
+    kernel_id = await manager.start_kernel(kernel_name={kernelspec()!r})
+    kernel = manager.get_kernel(kernel_id)
+    folder = pathlib.Path(kernel.get_connection_info()["ip"]).parent
+    subprocess.run(["scancel", kernel.provisioner.job_id], check=True)
+    while await kernel.is_alive():
+        await asyncio.sleep(0.1)
     try:
-        asyncio.run(main())
-    finally:
-        logging.disable(logging.NOTSET)
-    gc.collect()
-    # `nothing_left` looks for endpoints, threads and jobs
+        await kernel.restart_kernel(now=True)
+    except Exception as error:
+        print(type(error).__name__)
+    manager.remove_kernel(kernel_id)
+    return folder
+
+folder = asyncio.run(main())
+gc.collect()
+deadline = time.monotonic() + 20
+while folder.exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(folder.exists())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=90)
+    assert done.stdout.split() == ["JobEndedError", "False"]
 
 
 def test_the_kernels_environment(start, kernelspec, monkeypatch):
