@@ -285,7 +285,8 @@ class Link:
                 await self.call("lease")
             except LinkError:
                 # a node that vanished sends no end of file, nor an answer to a TLS goodbye
-                writer.transport.abort()
+                if not writer.transport.is_closing():  # an abort after a close fails on some Pythons (3.11.2)
+                    writer.transport.abort()
                 return
 
     async def aclose(self) -> None:

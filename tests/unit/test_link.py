@@ -57,7 +57,8 @@ class Supervisor:
     def cut(self) -> None:
         """Break every connection."""
         for writer in self.writers:
-            writer.transport.abort()
+            if not writer.transport.is_closing():
+                writer.transport.abort()
         self.writers.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
