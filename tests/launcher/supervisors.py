@@ -217,7 +217,7 @@ class Job:
             self.write_request()
         with LAUNCHER.open("rb") as text, self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [self.python, "-", str(self.run_dir)],
+                [self.python, "-I", "-", str(self.run_dir)],
                 stdin=text,
                 stdout=stdout or log,
                 stderr=log,
