@@ -169,7 +169,10 @@ class Allocation:
             files.cancel()
 
     async def _follow_files(self) -> None:
-        """See the job start by its log, and the supervisor by its connection file: sooner than squeue could tell."""
+        """See the job start by its log, and the supervisor by its connection file: sooner than squeue could tell.
+
+        The log is there from the submission on, empty and private, and the first step of the script writes to it.
+        """
         transport, names = self._cluster.transport, ["connection.json", "job.log"]
         while True:
             name, content = await transport.await_file(self.run_dir, names)

@@ -27,7 +27,7 @@ run_dir=$1 log_dir=$2 bin=$3
 shift 3
 IFS= read -r request || exit 91
 {
-    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log &&
+    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log && : > job.log &&
     printf '%s\n' "$request" > request.json && chmod 600 request.json &&
     { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
       printf '%s\n%s\n' "$boot" "$net" > login-host || :; }

@@ -73,7 +73,7 @@ class Transport(Protocol):
         """
 
     async def await_file(self, directory: str, names: Collection[str]) -> tuple[str, bytes]:
-        """Wait until one of `names` exists in `directory`, however long; return its name and content."""
+        """Wait until one of `names` in `directory` has a content, however long; return its name and content."""
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """Return a connected, non-blocking stream socket that carries bytes to `host:port` as seen from the cluster.

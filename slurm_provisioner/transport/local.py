@@ -148,8 +148,7 @@ def _first_file(directory: str, names: Collection[str]) -> tuple[str, bytes] | N
         return None
     for name in names:
         if name in present:
-            try:
-                return name, (Path(directory) / name).read_bytes()
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                if content := (Path(directory) / name).read_bytes():
+                    return name, content
     return None

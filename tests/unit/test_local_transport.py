@@ -84,6 +84,7 @@ def test_a_file_is_seen_when_it_appears(tmp_path):
         await asyncio.sleep(0)
         (tmp_path / "later").mkdir()
         (tmp_path / "later" / "c").write_text("not this")
+        (tmp_path / "later" / "a").write_text("")
         (tmp_path / "tmp").write_text("content")
         (tmp_path / "tmp").rename(tmp_path / "later" / "b")
         return await asyncio.wait_for(waiting, 10)

@@ -293,6 +293,8 @@ def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
     assert request.read_text() == '{"key": "secret with \\\\n and %s and \'quotes\'"}\n'
     assert stat.S_IMODE(request.stat().st_mode) == 0o600
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    log = run_dir / "job.log"
+    assert (log.read_text(), stat.S_IMODE(log.stat().st_mode)) == ("", 0o600)
     boot, net = (run_dir / "login-host").read_text().splitlines()
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert net == os.readlink("/proc/self/ns/net")
