@@ -23,7 +23,7 @@ from .config import KernelConfig
 from .credentials import make_identity
 from .errors import CommandError, JobError, LinkError, RefusedError
 from .link import Link, Target
-from .loop import to_the_end
+from .loop import first, to_the_end
 from .request import KernelCommand, kernel_request, launch_request
 from .slurm import JobStatus, Phase
 from .watcher import Watch
@@ -101,11 +101,6 @@ class Allocation:
     def over(self) -> bool:
         """Whether no kernel can run in it any more: Slurm said so, or the supervisor, which is ending."""
         return self._ended.is_set() or self._bye.is_set() or self._being_ended
-
-    @property
-    def was_up(self) -> bool:
-        """Whether a kernel has been up in it."""
-        return self._generation > 0
 
     # ------------------------------------------------------------------- launch
 
@@ -219,12 +214,7 @@ class Allocation:
 
     async def _until(self, event: asyncio.Event, timeout: float | None) -> None:
         """Wait for `event`, the end of the kernel or of the job, or the deadline, whichever comes first."""
-        waits = [asyncio.ensure_future(each.wait()) for each in (event, self._exited, self._ended)]
-        try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first(event, self._exited, self._ended, timeout=timeout)
         if self._ended.is_set() or self._exited.is_set() or not event.is_set():
             raise await self._why(event)
 
@@ -354,7 +344,7 @@ class Allocation:
         Slurm carries it when the supervisor cannot be reached. A failure is told in the log, never raised:
         jupyter_client would not go on with a shutdown.
         """
-        if self.over or not self.was_up or self.exit_code is not None:
+        if self.over or not self._generation or self.exit_code is not None:
             return
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.stopping = True

@@ -14,7 +14,7 @@ import shlex
 from .config import Container, KernelConfig
 from .errors import ConfigError
 from .fields import VARIABLE
-from .quantities import UNLIMITED, parse_time
+from .quantities import seconds_allowed
 
 __all__ = [
     "SETUP_FAILED",
@@ -122,8 +122,7 @@ def expand_home(path: str, home: str) -> str:
 
 def warning_seconds(config: KernelConfig) -> int:
     """Return how many seconds before its end the job is warned: never more than half its time; 0 for no warning."""
-    limit = UNLIMITED if config.time is None else parse_time(config.time)
-    return int(min(config.warn_before_end, limit / 2))
+    return int(min(config.warn_before_end, seconds_allowed(config.time) / 2))
 
 
 # The log

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .slurm import Slurm
 from .transport import Transport
@@ -40,7 +40,7 @@ class Cluster:
     transport: Transport
     slurm: Slurm
     watcher: Watcher
-    users: int = field(default=0)
+    users: int = 0
 
 
 _clusters: dict[Place, Cluster] = {}

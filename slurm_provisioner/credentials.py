@@ -10,9 +10,10 @@ import datetime
 import os
 import ssl
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Identity", "client_context", "make_identity"]
+__all__ = ["Identity", "client_contexts", "make_identity"]
 
 # A certificate outlives every job, and clocks of login and compute nodes may differ.
 _LIFETIME = datetime.timedelta(days=3650)
@@ -61,19 +62,21 @@ def make_identity(name: str) -> Identity:
     )
 
 
-def client_context(identity: Identity, peer_certificate: str, channel: str) -> ssl.SSLContext:
-    """Return the TLS context of one channel: we show `identity`, and accept exactly `peer_certificate`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the certificate itself is pinned; a node has many names
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=peer_certificate)
-    context.set_alpn_protocols([channel])
+def client_contexts(identity: Identity, peer_certificate: str, channels: Iterable[str]) -> dict[str, ssl.SSLContext]:
+    """Return the TLS context of each channel: we show `identity`, and accept exactly `peer_certificate`."""
+    contexts = {}
     # ssl reads a private key from a file only
     descriptor, path = tempfile.mkstemp(prefix="slurm-", suffix=".pem")
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(identity.private_key + identity.certificate)
-        context.load_cert_chain(path)
+        for channel in channels:
+            context = contexts[channel] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False  # the certificate itself is pinned; a node has many names
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_verify_locations(cadata=peer_certificate)
+            context.load_cert_chain(path)
+            context.set_alpn_protocols([channel])
     finally:
         os.unlink(path)  # noqa: PTH108
-    return context
+    return contexts

@@ -34,7 +34,6 @@ class _Half(asyncio.Protocol):
     def __init__(self) -> None:
         self.other: _Half | None = None
         self.transport: asyncio.Transport | None = None
-        self.lost = False
         self._early: list[bytes] = []
 
     def join(self, other: _Half) -> None:
@@ -72,7 +71,6 @@ class _Half(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self.lost = True
         if self.other is not None:
             self.other.close()
 

@@ -77,15 +77,12 @@ class KernelJob:
         if now is not None and not now.over:
             try:
                 await now.restart(command)
-            except LinkError:
-                if not now.over:
-                    await to_the_end(now.end())
-                    raise
             except KernelStartError:  # the supervisor keeps the job for a while, for another try
                 raise
-            except BaseException:
-                await to_the_end(now.end())
-                raise
+            except BaseException as error:
+                if not (isinstance(error, LinkError) and now.over):
+                    await to_the_end(now.end())
+                    raise
             else:
                 return self._link.endpoints
         if now is not None and not new_job:

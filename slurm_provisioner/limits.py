@@ -39,6 +39,7 @@ from .quantities import (
     parse_duration,
     parse_size,
     parse_time,
+    seconds_allowed,
 )
 from .sbatch_options import STEPS_AROUND, option_name
 from .sources import explain, suggestion
@@ -124,12 +125,8 @@ def _or_forever(seconds: float | None) -> float:
     return UNLIMITED if seconds is None else seconds
 
 
-def _time(config: Any) -> float:
-    return UNLIMITED if config.time is None else parse_time(config.time)
-
-
 _MEASURES = {
-    "time": _Measure(parse_time, _time, format_time, format_time),
+    "time": _Measure(parse_time, lambda config: seconds_allowed(config.time), format_time, format_time),
     "nodes": _Measure(_number, _nodes, _plain, lambda _: "1"),
     "ntasks": _Measure(_number, _tasks, _plain),
     "ntasks_per_node": _Measure(_number, _tasks_on_a_node, _plain),

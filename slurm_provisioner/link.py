@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .credentials import Identity, client_context
-from .endpoints import Endpoints
+from .credentials import Identity, client_contexts
+from .endpoints import CHANNELS, Endpoints
 from .errors import LinkError, RefusedError
+from .loop import first
 from .transport import Transport
 
 __all__ = ["Link", "Listener", "Target"]
 
+#: The supervisor's own channel, beside those of the kernel.
+SUPERVISOR = "supervisor"
 #: Seconds for one attempt to connect, TLS included.
 CONNECT_TIMEOUT = 10.0
 #: Seconds between attempts to reach the supervisor again: first, last.
@@ -112,22 +115,17 @@ class Link:
         host, target = self._host, self._target
         if host is None or target is None:
             raise LinkError("The kernel's job is gone.")
-        context = self._context(channel)
+        context = self._contexts[channel]
         sock = await asyncio.wait_for(self._transport.connect(host, target.port), CONNECT_TIMEOUT)
         await asyncio.get_running_loop().create_connection(
             protocol, sock=sock, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_TIMEOUT
         )
 
-    def _context(self, channel: str) -> ssl.SSLContext:
-        assert self._target is not None
-        if channel not in self._contexts:
-            self._contexts[channel] = client_context(self._target.identity, self._target.peer_certificate, channel)
-        return self._contexts[channel]
-
     def attach(self, target: Target, listener: Listener) -> None:
         """Connect the endpoints to a supervisor, and stay connected to it until `detach`."""
         self.detach()
         self._target = target
+        self._contexts = client_contexts(target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR))
         self._attached.set()
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
@@ -175,7 +173,7 @@ class Link:
     async def _call(self, do: str, fields: dict[str, Any]) -> dict[str, Any]:
         if self._target is None:
             raise LinkError("There is no job to speak to.")
-        await _first(self._connected, self._detached)
+        await first(self._connected, self._detached)
         if self._writer is None:
             raise LinkError("The job is gone.")
         number = next(self._ids)
@@ -235,7 +233,7 @@ class Link:
                     outcome[1].close()
 
     async def _open_supervisor(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        context = self._context("supervisor")
+        context = self._contexts[SUPERVISOR]
         sock = await self._transport.connect(host, port)
         return await asyncio.open_connection(
             sock=sock,
@@ -296,13 +294,3 @@ class Link:
         if keeper is not None:
             await asyncio.gather(keeper, return_exceptions=True)
         await self._endpoints.aclose()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Wait for one of some events."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

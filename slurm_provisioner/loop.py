@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "background_loop", "to_the_end"]
+__all__ = ["LoopThread", "background_loop", "first", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -92,6 +92,16 @@ class LoopThread:
 async def _quietly(awaitable: Awaitable[None]) -> None:
     with suppress(Exception):  # the interpreter is ending: nobody is left to tell
         await awaitable
+
+
+async def first(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Wait until one of some events is set, or until the time is over: `timeout` in seconds, None for none."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:

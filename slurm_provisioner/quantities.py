@@ -26,6 +26,7 @@ __all__ = [
     "parse_nodes",
     "parse_size",
     "parse_time",
+    "seconds_allowed",
 ]
 
 #: A time without end.
@@ -73,6 +74,11 @@ def parse_time(value: object) -> float:
     if seconds > _LARGEST:
         raise ValueError(f"{value!r} is longer than Slurm can count")
     return seconds or UNLIMITED
+
+
+def seconds_allowed(time: str | None) -> float:
+    """Return the seconds of a `time` field; without one there is no limit that we know."""
+    return UNLIMITED if time is None else parse_time(time)
 
 
 def format_time(seconds: float) -> str:

@@ -164,6 +164,11 @@ def parse_queue(stdout: str) -> dict[str, JobStatus]:
     return jobs
 
 
+def control_argv(job_id: str, clusters: str = "") -> list[str]:
+    """Return the scontrol command that shows one job."""
+    return ["scontrol", "--oneliner", "show", "job", job_id, *clusters_option(clusters)]
+
+
 def parse_control(stdout: str) -> JobStatus | None:
     """Return the job in the output of ``scontrol --oneliner show job``."""
 
@@ -322,18 +327,14 @@ class Slurm:
 
     async def look_up(self, job_id: str) -> JobStatus | None:
         """Return what the controller's memory says of a job, or accounting how it ended; None if neither knows it."""
-        for argv in (
-            ["scontrol", "--oneliner", "show", "job", job_id, *clusters_option(self.clusters)],
-            account_argv(job_id, self.clusters),
-        ):
-            try:
-                done = await self._run(argv)
-            except CommandError:
-                continue
-            if argv[0] == "scontrol":
-                if (status := parse_control(done.stdout)) is not None:
-                    return status
-            elif (status := parse_account(done.stdout, job_id)) is not None and status.phase is Phase.ENDED:
+        with suppress(CommandError):
+            done = await self._run(control_argv(job_id, self.clusters))
+            if (status := parse_control(done.stdout)) is not None:
+                return status
+        with suppress(CommandError):
+            done = await self._run(account_argv(job_id, self.clusters))
+            status = parse_account(done.stdout, job_id)
+            if status is not None and status.phase is Phase.ENDED:
                 return status
         return None
 

@@ -38,7 +38,7 @@ class Watch:
         self.linked = False
         self.missing_since: float | None = None
         self._watcher = watcher
-        self._seen = seen
+        self.seen = seen
         self._young_since = time.monotonic()
 
     @property
@@ -55,10 +55,6 @@ class Watch:
         """Ask at once, and often for a while: something happened to the job."""
         self._young_since = time.monotonic()
         self._watcher.wake()
-
-    def tell(self, status: JobStatus) -> None:
-        """Hand on what Slurm said."""
-        self._seen(status)
 
     def close(self) -> None:
         """Stop watching."""
@@ -129,7 +125,7 @@ class Watcher:
                     # squeue has no exit code
                     status = await self._slurm.look_up(watch.job_id) or status
             if status is not None and watch in self._watches:
-                watch.tell(status)
+                watch.seen(status)
 
     async def _missing(self, watch: Watch) -> JobStatus | None:
         now = time.monotonic()

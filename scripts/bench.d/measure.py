@@ -89,7 +89,7 @@ def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool
     at = time.perf_counter()
     subject.shutdown()
     record("shutdown returns", time.perf_counter() - at)
-    if not isinstance(subject, Local) or isinstance(subject, Slurm):
+    if subject.in_slurm:
         while jobs():
             time.sleep(0.01)
         record("shutdown to job gone", time.perf_counter() - at)

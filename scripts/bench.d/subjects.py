@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -29,6 +28,7 @@ class Local:
     """jupyter_client's LocalProvisioner: a process of this machine."""
 
     name = "local"
+    in_slurm = False
     metadata: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -55,6 +55,7 @@ class Slurm(Local):
     """This package."""
 
     name = "slurm"
+    in_slurm = True
     metadata = {"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": RESOURCES}}
 
 
@@ -62,6 +63,7 @@ class Bare:
     """The floor: sbatch of ipykernel itself, its connection file on the shared home, direct TCP."""
 
     name = "bare sbatch"
+    in_slurm = True
 
     def start(self) -> None:
         folder = Path.home() / ".slurm_bench"
@@ -98,5 +100,4 @@ class Bare:
 
 
 def jobs() -> str:
-    argv = ["squeue", "--noheader", "--me", f"--user={os.environ.get('USER', '')}"]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True, check=True).stdout.strip()

@@ -19,7 +19,7 @@ import pytest
 
 from slurm_provisioner import endpoints as endpoints_module
 from slurm_provisioner import link as link_module
-from slurm_provisioner.credentials import client_context, make_identity
+from slurm_provisioner.credentials import client_contexts, make_identity
 from slurm_provisioner.endpoints import CHANNELS
 from slurm_provisioner.errors import LinkError, RefusedError
 from slurm_provisioner.link import Link, Target
@@ -402,6 +402,6 @@ def test_endpoints_that_were_removed_are_bound_again(tmp_path):
 
 def test_no_key_file_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoints_module.tempfile, "tempdir", str(tmp_path))
-    client_context(OURS, THEIRS.certificate, "shell")
+    assert set(client_contexts(OURS, THEIRS.certificate, CHANNELS)) == set(CHANNELS)
     assert list(tmp_path.iterdir()) == []
     assert OURS.private_key not in repr(OURS)
