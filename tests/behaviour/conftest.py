@@ -45,6 +45,15 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> 
     return result
 
 
+def control(job_id: str) -> str:
+    """All that the controller knows of a job, on one line."""
+    return slurm("scontrol", "--oneliner", "show", "job", job_id)
+
+
+def queue_empties() -> None:
+    eventually(lambda: queue() == [], "an empty queue")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
     done = subprocess.run(
@@ -173,6 +182,21 @@ class Kernel:
         if failed:
             raise RuntimeError(failed[0])
         return "".join(printed).strip()
+
+    def interrupt(self, code: str) -> dict[str, Any]:
+        """Interrupt a cell, which begins by printing "begun", and return its reply."""
+        request = self.client.execute(code)
+        while (msg := self.client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
+            pass
+        assert msg["content"]["text"] == "begun\n"
+        self.manager.interrupt_kernel()
+        while (reply := self.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != request:
+            pass
+        return reply["content"]
+
+    def restart(self, *, now: bool = False) -> None:
+        self.manager.restart_kernel(now=now)
+        self.client.wait_for_ready(timeout=60)
 
     def close(self) -> None:
         self.client.stop_channels()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from conftest import eventually, queue, slurm
+from conftest import control, eventually, queue, queue_empties, slurm
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKernelManager
@@ -34,9 +34,9 @@ def test_a_cell_runs_in_a_slurm_job(start):
     assert job_id == kernel.job_id
     assert [line.split()[0] for line in queue()] == [job_id]
     assert slurm("squeue", "--noheader", f"--jobs={job_id}", "--format=%N").strip() == node
-    control = slurm("scontrol", "--oneliner", "show", "job", job_id)
-    assert "TimeLimit=00:10:00" in control
-    assert "Requeue=0" in control
+    shown = control(job_id)
+    assert "TimeLimit=00:10:00" in shown
+    assert "Requeue=0" in shown
 
 
 def test_input(start):
@@ -88,14 +88,7 @@ def test_a_large_output_arrives_whole(start):
 )
 def test_interrupt(start, code):
     kernel = start()
-    request = kernel.client.execute(code)
-    while (msg := kernel.client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
-        pass
-    assert msg["content"]["text"] == "begun\n"
-    kernel.manager.interrupt_kernel()
-    while (reply := kernel.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != request:
-        pass
-    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert kernel.interrupt(code)["ename"] == "KeyboardInterrupt"
     assert kernel.run("'still here'") == "'still here'"
 
 
@@ -104,8 +97,7 @@ def test_restart_keeps_job_node_key_and_open_connections(start):
     kernel.run("x = 1")
     job_id, pid = kernel.job_id, kernel.run("import os; os.getpid()")
     before = kernel.manager.get_connection_info()
-    kernel.manager.restart_kernel()
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart()
     with pytest.raises(RuntimeError, match="NameError"):
         kernel.run("x")
     assert kernel.job_id == job_id
@@ -119,8 +111,7 @@ def test_restart_of_a_busy_kernel_now(start):
     kernel = start()
     job_id = kernel.job_id
     kernel.client.execute("while True: pass")
-    kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart(now=True)
     assert kernel.run("'new'") == "'new'"
     assert kernel.job_id == job_id
 
@@ -140,7 +131,7 @@ def test_shutdown_gives_the_job_back(start):
     run_dir = kernel.manager.provisioner._job.allocation.run_dir
     assert os.path.isdir(run_dir)
     kernel.manager.shutdown_kernel()
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()
     assert not os.path.exists(run_dir)
     state = eventually(lambda: slurm("sacct", "-n", "-X", "-j", job_id, "-o", "State").strip(), "a record")
     assert state in ("COMPLETED", "COMPLETING")
@@ -151,7 +142,7 @@ def test_shutdown_of_a_kernel_that_does_not_listen(start):
     kernel.run("import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]")
     kernel.client.execute("while True: pass")
     kernel.manager.shutdown_kernel()
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()
 
 
 def test_start_again_after_shutdown(kernelspec):
@@ -228,8 +219,7 @@ def test_a_killed_kernel_is_noticed_and_restarts_in_its_job(start, caplog):
     assert "SIGKILL" in caplog.text
     assert job_id in caplog.text
     # what the restarter does
-    kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart(now=True)
     assert kernel.job_id == job_id
 
 
@@ -273,8 +263,7 @@ def test_the_users_restart_after_the_job_is_gone_gets_a_new_job(start):
     before = kernel.manager.get_connection_info()
     slurm("scancel", job_id)
     eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
-    kernel.manager.restart_kernel()
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart()
     assert kernel.job_id != job_id
     assert kernel.run("'again'") == "'again'"
     assert kernel.manager.get_connection_info() == before
@@ -334,9 +323,9 @@ def test_the_working_directory_is_the_notebooks(start, tmp_path):
 
 def test_one_start_may_differ_from_the_kernelspec(start):
     kernel = start(env={**os.environ, "KERNEL_SLURM_TIME": "5", "KERNEL_SLURM_JOB_NAME": "mine"})
-    control = slurm("scontrol", "--oneliner", "show", "job", kernel.job_id)
-    assert "TimeLimit=00:05:00" in control
-    assert re.search(r"JobName=mine-", control)
+    shown = control(kernel.job_id)
+    assert "TimeLimit=00:05:00" in shown
+    assert re.search(r"JobName=mine-", shown)
 
 
 def test_what_the_site_sets(kernelspec, monkeypatch):
@@ -349,11 +338,23 @@ def test_what_the_site_sets(kernelspec, monkeypatch):
     manager = KernelManager(kernel_name=kernelspec("plain", stanza=False), parent=app)
     try:
         manager.start_kernel()
-        control = slurm("scontrol", "--oneliner", "show", "job", manager.provisioner.job_id)
-        assert "TimeLimit=00:03:00" in control
+        shown = control(manager.provisioner.job_id)
+        assert "TimeLimit=00:03:00" in shown
         manager.shutdown_kernel()
         with pytest.raises(LimitError, match=r"(?s)time.*10.*limit.*5"):
             KernelManager(kernel_name=kernelspec("long"), parent=app).start_kernel()
+    finally:
+        KernelProvisionerFactory.clear_instance()
+
+
+def test_the_default_provisioner_may_be_named_in_the_environment(kernelspec, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "slurm-provisioner")
+    KernelProvisionerFactory.clear_instance()
+    try:
+        manager = KernelManager(kernel_name=kernelspec("plain", stanza=False))
+        manager.start_kernel()
+        assert [line.split()[0] for line in queue()] == [manager.provisioner.job_id]
+        manager.shutdown_kernel()
     finally:
         KernelProvisionerFactory.clear_instance()
 
@@ -408,4 +409,4 @@ print("up", flush=True)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=90)
     assert done.stdout == "up\n"
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()

@@ -10,12 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import eventually, queue, slurm
+from conftest import eventually, queue, queue_empties, slurm
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
@@ -35,8 +34,25 @@ from slurm_provisioner.transport.local import LocalTransport
 def refused(error: type[Exception], name: str, **kwargs) -> str:
     with pytest.raises(error) as caught:
         KernelManager(kernel_name=name).start_kernel(**kwargs)
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()
     return str(caught.value)
+
+
+async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Future[None]:
+    """A launch at the moment that its job is in the queue, in some state."""
+    launch = asyncio.ensure_future(manager.start_kernel())
+    while not any(state in job for job in await asyncio.to_thread(queue)):
+        assert not launch.done(), launch
+        await asyncio.sleep(0.02)
+    return launch
+
+
+async def cancelled(name: str, state: str = "") -> None:
+    """Cancel a launch at that moment."""
+    launch = await launching(AsyncKernelManager(kernel_name=name), state)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
 
 
 @pytest.mark.parametrize(
@@ -146,9 +162,7 @@ def test_a_node_that_cannot_be_reached(kernelspec, monkeypatch):
 def test_a_time_limit_before_the_kernel_is_up(kernelspec):
     async def main() -> str:
         manager = AsyncKernelManager(kernel_name=kernelspec(argv=["/bin/sleep", "600"]))
-        launch = asyncio.ensure_future(manager.start_kernel())
-        while "RUNNING" not in str(queue()):
-            await asyncio.sleep(0.05)
+        launch = await launching(manager, "RUNNING")
         slurm("scontrol", "update", f"JobId={queue()[0].split()[0]}", "EndTime=now+1")
         with pytest.raises(JobEndedError) as caught:
             await launch
@@ -171,27 +185,16 @@ def test_a_queue_that_is_too_long(kernelspec):
     assert "queue_timeout" in text
 
 
-async def cancelled_when(manager: AsyncKernelManager, condition: Callable[[], bool]) -> None:
-    """Cancel a launch at the moment that a condition holds."""
-    launch = asyncio.ensure_future(manager.start_kernel())
-    while not await asyncio.to_thread(condition):
-        assert not launch.done(), launch
-        await asyncio.sleep(0.02)
-    launch.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await launch
-
-
 def test_a_launch_cancelled_while_queued_leaves_no_job(kernelspec):
     name = kernelspec(sbatch={"begin": "now+1hour"})
-    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: bool(queue())))
-    eventually(lambda: queue() == [], "an empty queue")
+    asyncio.run(cancelled(name))
+    queue_empties()
 
 
 def test_a_launch_cancelled_while_it_starts_leaves_no_job(kernelspec):
     name = kernelspec(argv=["/bin/sleep", "600"])
-    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: "RUNNING" in str(queue())))
-    eventually(lambda: queue() == [], "an empty queue")
+    asyncio.run(cancelled(name, "RUNNING"))
+    queue_empties()
 
 
 @pytest.fixture
@@ -209,8 +212,8 @@ def slow_sbatch(tmp_path):
 
 def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, slow_sbatch):
     name = kernelspec(slurm_bin=str(slow_sbatch), sbatch={"begin": "now+1hour"})
-    asyncio.run(cancelled_when(AsyncKernelManager(kernel_name=name), lambda: bool(queue())))
-    eventually(lambda: queue() == [], "an empty queue")
+    asyncio.run(cancelled(name))
+    queue_empties()
 
 
 def test_a_job_whose_answer_was_lost_is_found_not_doubled(start, kernelspec, slow_sbatch, monkeypatch):
@@ -228,16 +231,14 @@ def test_ctrl_c_on_a_script_that_waits_for_its_kernel_leaves_no_job(kernelspec):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in stderr
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()
 
 
 def test_a_job_cancelled_while_queued(kernelspec):
     async def main() -> str:
         manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
-        launch = asyncio.ensure_future(manager.start_kernel())
-        while not (jobs := queue()):
-            await asyncio.sleep(0.05)
-        slurm("scancel", jobs[0].split()[0])
+        launch = await launching(manager)
+        slurm("scancel", queue()[0].split()[0])
         with pytest.raises(JobEndedError) as caught:
             await launch
         return str(caught.value)
@@ -248,16 +249,14 @@ def test_a_job_cancelled_while_queued(kernelspec):
 def test_a_kernel_shut_down_while_its_job_is_queued_says_so(kernelspec):
     async def main() -> str:
         manager = AsyncKernelManager(kernel_name=kernelspec(sbatch={"begin": "now+1hour"}))
-        launch = asyncio.ensure_future(manager.start_kernel())
-        while not queue():
-            await asyncio.sleep(0.05)
+        launch = await launching(manager)
         await manager.provisioner.cleanup()
         with pytest.raises(JobEndedError) as caught:
             await launch
         return str(caught.value)
 
     assert "the start was interrupted" in asyncio.run(main())
-    eventually(lambda: queue() == [], "an empty queue")
+    queue_empties()
 
 
 def test_nbclient_shows_the_reason(kernelspec):

@@ -9,11 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import slurm
-
-
-def control(job_id: str) -> str:
-    return slurm("scontrol", "--oneliner", "show", "job", job_id)
+from conftest import control, slurm
 
 
 def test_gpus(start, kernelspec):
@@ -42,8 +38,7 @@ def test_a_cluster_by_its_name(start, kernelspec):
     name = slurm("scontrol", "show", "config").partition("ClusterName")[2].split("\n")[0].strip(" =")
     kernel = start(kernelspec(clusters=name))
     assert kernel.run("6 * 7") == "42"
-    kernel.manager.restart_kernel()
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart()
     assert kernel.run("6 * 7") == "42"
 
 
@@ -115,15 +110,8 @@ def test_a_job_step(start, kernelspec):
 
 
 def interrupt_and_restart(kernel):
-    request = kernel.client.execute("print('begun', flush=True)\nwhile True: pass")
-    while kernel.client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
-        pass
-    kernel.manager.interrupt_kernel()
-    while (reply := kernel.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != request:
-        pass
-    assert reply["content"]["ename"] == "KeyboardInterrupt"
-    kernel.manager.restart_kernel()
-    kernel.client.wait_for_ready(timeout=60)
+    assert kernel.interrupt("print('begun', flush=True)\nwhile True: pass")["ename"] == "KeyboardInterrupt"
+    kernel.restart()
     assert kernel.run("1 + 1") == "2"
 
 
@@ -140,8 +128,7 @@ def test_a_port_range(start, kernelspec):
 def test_a_kernel_without_ipc(start, kernelspec):
     kernel = start(kernelspec(kernel_transport="tcp"))
     assert kernel.run("1 + 1") == "2"
-    kernel.manager.restart_kernel()
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.restart()
     assert kernel.run("2 + 2") == "4"
 
 

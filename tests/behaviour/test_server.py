@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from conftest import eventually, queue, slurm
+from conftest import eventually, queue, queue_empties, slurm
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
@@ -129,7 +129,7 @@ def test_a_notebook_over_websockets_and_restarts(server, kernelspec):
                 assert await execute(second, "print('a second tab')") == "a second tab"
 
         assert (await server.ask("DELETE", f"sessions/{session['id']}")).code == 204
-        await asyncio.to_thread(eventually, lambda: queue() == [], "an empty queue")
+        await asyncio.to_thread(queue_empties)
 
     asyncio.run(main())
 
