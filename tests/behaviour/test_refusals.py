@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import eventually, queue, queue_empties, slurm
+from conftest import eventually, launching, queue, queue_empties, refused, slurm
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
@@ -29,22 +29,6 @@ from slurm_provisioner.errors import (
     SubmissionError,
 )
 from slurm_provisioner.transport.local import LocalTransport
-
-
-def refused(error: type[Exception], name: str, **kwargs) -> str:
-    with pytest.raises(error) as caught:
-        KernelManager(kernel_name=name).start_kernel(**kwargs)
-    queue_empties()
-    return str(caught.value)
-
-
-async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Future[None]:
-    """A launch at the moment that its job is in the queue, in some state."""
-    launch = asyncio.ensure_future(manager.start_kernel())
-    while not any(state in job for job in await asyncio.to_thread(queue)):
-        assert not launch.done(), launch
-        await asyncio.sleep(0.02)
-    return launch
 
 
 async def cancelled(name: str, state: str = "") -> None:
