@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,10 +26,13 @@ from typing import Any
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from stand_ins import StandIns
 
 #: What every kernel of the suite asks for, so that many fit on a small cluster.
 RESOURCES = {"time": "10", "mem": "500M", "cpus_per_task": 1}
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+#: Tells how long everything took to happen: ``--log-cli-level=INFO`` shows it.
+log = logging.getLogger("tests")
 
 
 def slurm(*argv: str) -> str:
@@ -42,10 +46,11 @@ def queue() -> list[str]:
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
     """Wait for a condition of the world outside, of which there is no event."""
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)
+        assert time.monotonic() < begin + timeout, f"never happened: {what}"
+        time.sleep(0.02)
+    log.info("%s after %.2f s", what, time.monotonic() - begin)
     return result
 
 
@@ -183,6 +188,28 @@ def kernelspec(jupyter_home: Path) -> Kernelspec:
     return install
 
 
+class Heard:
+    """What a cell prints or returns; an error is raised as RuntimeError."""
+
+    def __init__(self) -> None:
+        self._printed: list[str] = []
+        self._failed: list[str] = []
+
+    def __call__(self, msg: dict[str, Any]) -> None:
+        content = msg["content"]
+        if msg["msg_type"] == "stream":
+            self._printed.append(content["text"])
+        elif msg["msg_type"] == "execute_result":
+            self._printed.append(content["data"]["text/plain"])
+        elif msg["msg_type"] == "error":
+            self._failed.append(f"{content['ename']}: {content['evalue']}")
+
+    def text(self) -> str:
+        if self._failed:
+            raise RuntimeError(self._failed[0])
+        return "".join(self._printed).strip()
+
+
 class Kernel:
     """A started kernel and a client of it, with the few verbs that the tests need."""
 
@@ -198,22 +225,9 @@ class Kernel:
 
     def run(self, code: str, timeout: float = 60, **kwargs: Any) -> str:
         """What some code prints or returns; an error is raised as RuntimeError."""
-        printed: list[str] = []
-        failed: list[str] = []
-
-        def hear(msg: dict[str, Any]) -> None:
-            content = msg["content"]
-            if msg["msg_type"] == "stream":
-                printed.append(content["text"])
-            elif msg["msg_type"] == "execute_result":
-                printed.append(content["data"]["text/plain"])
-            elif msg["msg_type"] == "error":
-                failed.append(f"{content['ename']}: {content['evalue']}")
-
-        self.client.execute_interactive(code, timeout=timeout, output_hook=hear, **kwargs)
-        if failed:
-            raise RuntimeError(failed[0])
-        return "".join(printed).strip()
+        heard = Heard()
+        self.client.execute_interactive(code, timeout=timeout, output_hook=heard, **kwargs)
+        return heard.text()
 
     def interrupt(self, code: str) -> dict[str, Any]:
         """Interrupt a cell, which begins by printing "begun", and return its reply."""
@@ -251,6 +265,12 @@ def start(kernelspec: Kernelspec) -> Iterator[Callable[..., Kernel]]:
     yield start
     for kernel in kernels:
         kernel.close()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> StandIns:
+    """Slurm's commands, of which a test may have some fail: the kernelspec's `slurm_bin` is ``str(commands)``."""
+    return StandIns(tmp_path)
 
 
 class Hands:

@@ -181,30 +181,15 @@ def test_a_launch_cancelled_while_it_starts_leaves_no_job(kernelspec):
     queue_empties()
 
 
-@pytest.fixture
-def slow_sbatch(tmp_path):
-    """A folder of Slurm's commands in which sbatch does its work, and then keeps its answer for long."""
-    folder = tmp_path / "slurm bin"
-    folder.mkdir()
-    for program in ("squeue", "scancel", "scontrol", "sacct"):
-        (folder / program).symlink_to(f"/usr/bin/{program}")
-    sbatch = folder / "sbatch"
-    sbatch.write_text(f"#!/bin/sh\n/usr/bin/sbatch \"$@\" > '{tmp_path}/answer'\nsleep 3\ncat '{tmp_path}/answer'\n")
-    sbatch.chmod(0o755)
-    return folder
+#: sbatch does its work, and then keeps its answer for long.
+SLOW_SBATCH = 'answer=$("$real" "$@"); sleep 3; echo "$answer"; exit'
 
 
-def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, slow_sbatch):
-    name = kernelspec(slurm_bin=str(slow_sbatch), sbatch={"begin": "now+1hour"})
+def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, commands):
+    commands.fail(SLOW_SBATCH, "sbatch")
+    name = kernelspec(slurm_bin=str(commands), sbatch={"begin": "now+1hour"})
     asyncio.run(cancelled(name))
     queue_empties()
-
-
-def test_a_job_whose_answer_was_lost_is_found_not_doubled(start, kernelspec, slow_sbatch, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.slurm.SUBMIT_TIMEOUT", 1.5)
-    kernel = start(kernelspec(slurm_bin=str(slow_sbatch)))
-    assert kernel.run("1 + 1") == "2"
-    assert [line.split()[0] for line in queue()] == [kernel.job_id]
 
 
 def test_ctrl_c_on_a_script_that_waits_for_its_kernel_leaves_no_job(kernelspec):

@@ -10,7 +10,7 @@ import signal
 import pytest
 from conftest import eventually, launching, queue, queue_empties, remove_folders_of_the_killed, slurm
 from jupyter_client.manager import AsyncKernelManager, KernelManager
-from stand_ins import StandIns, impatient
+from tools import asked, impatient
 
 from slurm_provisioner.errors import CommandError, JobEndedError
 
@@ -20,16 +20,11 @@ def _impatient(monkeypatch):
     impatient(monkeypatch)
 
 
-@pytest.fixture
-def commands(tmp_path):
-    return StandIns(tmp_path)
-
-
 def test_a_kernel_lives_on_while_the_controller_is_down(start, kernelspec, commands, hands, caplog):
     kernel = start(kernelspec(slurm_bin=str(commands)))
     job_id, pid = kernel.job_id, kernel.run("import os; os.getpid()")
     hands.stop("slurmctld")
-    commands.asked(3)
+    asked(commands, 3)
     assert kernel.manager.is_alive()
     assert kernel.run("6 * 7") == "42"
     assert kernel.interrupt("print('begun', flush=True)\nwhile True: pass")["ename"] == "KeyboardInterrupt"
@@ -40,7 +35,7 @@ def test_a_kernel_lives_on_while_the_controller_is_down(start, kernelspec, comma
     assert len(warnings) == 1, "once, not at every poll"
 
     hands.start("slurmctld")
-    commands.asked(2)
+    asked(commands, 2)
     assert kernel.manager.is_alive()
     assert kernel.run("'still here'") == "'still here'"
     assert kernel.job_id == job_id
@@ -79,7 +74,7 @@ def test_a_launch_cancelled_while_the_controller_is_down_leaves_no_job(kernelspe
             await launch
 
     asyncio.run(main())
-    commands.asked(2, "scancel")
+    asked(commands, 2, "scancel")
     hands.start("slurmctld")
     queue_empties()
 
@@ -90,7 +85,7 @@ def test_a_job_that_ends_while_the_controller_is_down_is_dead_once_it_is_back(
     kernel = start(kernelspec(slurm_bin=str(commands)))
     hands.stop("slurmctld")
     hands.signal(kernel.job_id, "supervisor", signal.SIGKILL)
-    commands.asked(3)
+    asked(commands, 3)
     assert kernel.manager.is_alive(), "nobody could be asked"
     hands.start("slurmctld")
     eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")

@@ -6,9 +6,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import pytest
-from conftest import eventually
-
 PROGRAMS = ("sbatch", "scancel", "scontrol", "squeue", "sacct")
 WRAPPER = """#!/bin/bash
 printf '%s\\n' "$*" >> {calls}
@@ -49,20 +46,3 @@ class StandIns:
         """The arguments of each call so far."""
         path = self.folder / f"{program}.calls"
         return path.read_text().splitlines() if path.exists() else []
-
-    def asked(self, times: int, program: str = "squeue") -> None:
-        """Wait until a command was called so many times more, so that all but the last of its answers are known."""
-        wanted = len(self.calls(program)) + times
-        eventually(lambda: len(self.calls(program)) >= wanted, f"{times} calls of {program}", timeout=60)
-
-
-def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
-    """Have Slurm asked often, and waited for shortly."""
-    shorter = {
-        "slurm.COMMAND_TIMEOUT": 2.0,
-        "slurm.FIND_PAUSE": 0.5,
-        "watcher.YOUNG_INTERVAL": 0.3,
-        "watcher.LINKED_INTERVAL": 0.3,
-    }
-    for name, value in {**shorter, **{name.replace("__", "."): value for name, value in seconds.items()}}.items():
-        monkeypatch.setattr(f"slurm_provisioner.{name}", value)
