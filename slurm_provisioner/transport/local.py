@@ -9,11 +9,12 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError, CommandNotFoundError, CommandTimeoutError
+from ..guard import guard
 from . import Account, Completed
 
 __all__ = ["LocalTransport", "clean_environment"]
@@ -115,6 +116,10 @@ class LocalTransport:
             else:
                 return sock
         raise last
+
+    def if_we_die(self, argv: Sequence[str]) -> Callable[[], None]:
+        """Leave it to the guard of this process."""
+        return guard.add(argv, clean_environment(os.environ))
 
     async def aclose(self) -> None:
         """Nothing is kept between calls."""

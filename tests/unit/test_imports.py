@@ -20,9 +20,11 @@ LAYERS = [
     {"job"},
     {"allocation"},
     {"cluster"},
-    {"watcher", "explain", "link"},
-    {"endpoints"},
-    {"slurm", "request"},
+    {"watcher", "record", "link"},
+    {"explain", "endpoints"},
+    {"slurm"},
+    {"submission", "status"},
+    {"request"},
     {"batch"},
     {"sbatch"},
     {"transport.local"},
@@ -32,7 +34,7 @@ LAYERS = [
     {"sources"},
     {"fields"},
     {"quantities", "sbatch_options"},
-    {"loop", "errors", "credentials"},
+    {"loop", "errors", "credentials", "guard"},
 ]
 NOBODYS = {"launcher"}
 
