@@ -117,6 +117,8 @@ class Allocation:
             await to_the_end(self._undo())
             raise
         self._log.info("Kernel %s is up in job %s on %s.", self._kernel_id, self.record.job_id, self.record.node)
+        if self._config.persistent:
+            self._unguard()
         self._spawn(self._cluster.prune(batch.expand_home(self._config.state_dir, self._home)))
 
     async def _submit(self, command: KernelCommand, delay: float) -> None:
@@ -135,7 +137,7 @@ class Allocation:
             delay=math.ceil(delay),
         )
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
-        self._unguard = slurm.if_we_die(job.job_name)
+        self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
         self.record.job_id = await slurm.submit(job)
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
@@ -258,10 +260,10 @@ class Allocation:
             raise ConfigError(f"This does not identify the job of a kernel: {error!r}.") from error
         self.record.started.set()
         if not self._config.persistent:
-            self._unguard = self._cluster.slurm.if_we_die(self.record.job_name)
+            self._unguard = self._cluster.slurm.if_we_die(self.record.job_name, self.run_dir)
         self._follow_job()
-        await first(self.record.reached, self.record.ended, timeout=REACH_TIMEOUT)
-        if not self.record.generation and not self.record.ended.is_set():
+        await first(self.record.up, self.record.exited, self.record.ended, timeout=REACH_TIMEOUT)
+        if not self.record.reached.is_set() and not self.record.ended.is_set():
             self._log.warning(
                 "The supervisor of job %s on %s cannot be reached yet: %s",
                 self.record.job_id,
