@@ -137,7 +137,7 @@ class Endpoints:
         """
         if self._directory is None:
             self._directory = _deserted_directory(earlier) or _private_directory()
-            self._unguard = guard.add(["rm", "-rf", "--", self._directory], os.environ)
+            self._unguard = guard.add(["rm", "-rf", "--", self._directory])
         loop = asyncio.get_running_loop()
         for number, channel in enumerate(CHANNELS, 1):
 

@@ -13,7 +13,9 @@ import os
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+
+from .environment import clean_environment
 
 __all__ = ["Guard", "guard"]
 
@@ -54,20 +56,15 @@ class Guard:
         self._keys = itertools.count(1)
         self._lock = threading.Lock()
 
-    def add(self, argv: Sequence[str], environ: Mapping[str, str]) -> Callable[[], None]:
+    def add(self, argv: Sequence[str]) -> Callable[[], None]:
         """Have a command run when this process dies; return what takes it off again.
 
-        Parameters
-        ----------
-        argv : sequence of str
-            The command. It is run more than once, and its failure is nobody's concern.
-        environ : mapping
-            Its environment; that of the first command is for all.
+        It is run more than once, and its failure is nobody's concern.
         """
         key = next(self._keys)
         with self._lock:
             if self._pipe is None:
-                self._pipe = self._start(environ)
+                self._pipe = self._start()
             self._write(f"+{key} {shlex.join(argv)}")
         return functools.partial(self._drop, key)
 
@@ -75,7 +72,7 @@ class Guard:
         with self._lock:
             self._write(f"-{key}")
 
-    def _start(self, environ: Mapping[str, str]) -> int | None:
+    def _start(self) -> int | None:
         ours, theirs = None, None
         try:
             theirs, ours = os.pipe()
@@ -85,7 +82,7 @@ class Guard:
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=dict(environ),
+                env=clean_environment(os.environ),
                 start_new_session=True,
             )
         except OSError as error:

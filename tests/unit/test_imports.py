@@ -34,7 +34,8 @@ LAYERS = [
     {"sources"},
     {"fields"},
     {"quantities", "sbatch_options"},
-    {"loop", "errors", "credentials", "guard"},
+    {"guard"},
+    {"loop", "errors", "credentials", "environment"},
 ]
 NOBODYS = {"launcher"}
 
