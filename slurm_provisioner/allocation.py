@@ -33,6 +33,8 @@ __all__ = ["Allocation"]
 
 #: Seconds the supervisor has to end the kernel and itself before scancel does.
 STOP_TIMEOUT = 8.0
+#: Seconds that sbatch has to answer where nobody wants the job any more.
+SUBMIT_PATIENCE = 5.0
 #: Seconds for the first connection to a supervisor that told where it listens.
 REACH_TIMEOUT = 30.0
 #: Seconds until a connection file is read again that is half there, or another launch's: some file systems are late.
@@ -415,9 +417,11 @@ class Allocation:
         """Have the supervisor end the job; where it cannot, or takes too long, have Slurm cancel it."""
         self.record.stopping = True
         self._given_up = not self.record.over
-        if self._submitting is not None:  # sbatch may get through although nobody waits for it any more
+        if self._submitting is not None:  # most often sbatch is through in a moment, and there is an id to cancel
+            await asyncio.wait([self._submitting], timeout=SUBMIT_PATIENCE)
+            self._submitting.cancel()
             with suppress(Exception, asyncio.CancelledError):
-                await asyncio.shield(self._submitting)
+                await self._submitting
         if self.record.job_id and not self.record.ended.is_set() and not await self._stop_supervisor():
             await self._cancel()
         self._close()

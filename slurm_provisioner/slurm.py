@@ -103,7 +103,7 @@ class Slurm:
                 hint="The controller may be busy or down; `scontrol ping` tells. Then start the kernel again.",
             ) from timeout
         except asyncio.CancelledError:
-            await to_the_end(self.cancel_by_name(job.job_name))
+            await to_the_end(self._prevent(job.job_name))
             raise
         if (job_id := parse_submission(done.stdout)) is not None:
             return job_id
@@ -129,11 +129,17 @@ class Slurm:
                 if alive:
                     return alive[0].job_id
             await asyncio.sleep(FIND_PAUSE)
-        await self.cancel_by_name(job_name)
+        await self._cancel_by_name(job_name)
         return None
 
-    async def cancel_by_name(self, job_name: str) -> None:
-        """Cancel the job of a name, if there is one and the controller can be told."""
+    async def _prevent(self, job_name: str) -> None:
+        """See to it that a submission that was broken off leaves no job: the controller may yet be about to take it."""
+        await self._cancel_by_name(job_name)
+        for _ in range(FIND_TRIES):
+            await asyncio.sleep(FIND_PAUSE)
+            await self._cancel_by_name(job_name)
+
+    async def _cancel_by_name(self, job_name: str) -> None:
         with suppress(CommandError):
             await self.transport.run(self._cancel_argv(job_name), timeout=COMMAND_TIMEOUT)
 
