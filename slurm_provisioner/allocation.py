@@ -7,7 +7,6 @@ directory. A wait is for the first of two facts, what is hoped for or the end, a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import secrets
@@ -17,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import batch, explain
+from .arrival import await_supervisor
 from .cluster import Cluster
 from .config import KernelConfig
 from .credentials import Identity, make_identity
@@ -37,8 +37,6 @@ STOP_TIMEOUT = 8.0
 SUBMIT_PATIENCE = 5.0
 #: Seconds for the first connection to a supervisor that told where it listens.
 REACH_TIMEOUT = 30.0
-#: Seconds until a connection file is read again that is half there, or another launch's: some file systems are late.
-STALE_PAUSE = 0.2
 #: Seconds for a restart in place: a lost connection comes back, the old kernel ends, the new one is started.
 RESTART_TIMEOUT = STOP_TIMEOUT + 20
 #: Seconds that Slurm has to say how a job ended whose supervisor said goodbye.
@@ -148,7 +146,7 @@ class Allocation:
         self._watch = self._cluster.watcher.watch(self.record.job_id, self.record.job_name, self._slurm_says)
 
     async def _wait_until_up(self, delay: float) -> None:
-        files = self._spawn(self._follow_files())
+        files = self._spawn(self._find_supervisor())
         wait = self._config.queue_timeout
         try:
             await self._until(self.record.started, None if wait is None else wait + delay)
@@ -159,35 +157,16 @@ class Allocation:
         finally:
             files.cancel()
 
-    async def _follow_files(self) -> None:
-        """See the job start by its log, and the supervisor by its connection file: sooner than squeue could tell.
-
-        The log is there from the submission on, empty and private, and the first step of the script writes to it.
-        """
-        transport, names = self._cluster.transport, ["connection.json", "job.log"]
-        while True:
-            name, content = await transport.await_file(self.run_dir, names)
-            if name == "job.log":
-                self.record.started.set()
-                self._hurry()
-                names.remove(name)
-            elif (target := self._read_connection(content)) is not None:
-                break
-            else:
-                await asyncio.sleep(STALE_PAUSE)
-        self.record.started.set()
+    async def _find_supervisor(self) -> None:
+        arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._started)
+        self.record.node = arrival.node
         self._found.set()
-        self._attach(target)
+        self._attach(self._at(arrival.hosts, arrival.port, self._theirs.certificate))
 
-    def _read_connection(self, content: bytes) -> Target | None:
-        """Return where the supervisor is; None if the file is not whole, or another launch's."""
-        with suppress(ValueError, TypeError, KeyError):
-            document = json.loads(content)
-            if document["nonce"] == self._nonce:
-                self.record.node = str(document["node"])
-                hosts = tuple(map(str, document["hosts"]))
-                return self._at(hosts, int(document["port"]), self._theirs.certificate)
-        return None
+    def _started(self) -> None:
+        if not self.record.started.is_set():
+            self.record.started.set()
+            self._hurry()
 
     def _at(self, hosts: tuple[str, ...], port: int, certificate: str) -> Target:
         sign_of_life = min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE)
@@ -332,7 +311,7 @@ class Allocation:
             self._queued_again &= status.phase is Phase.PENDING
             if status.phase is Phase.RUNNING:
                 self.record.node = self.record.node or status.node
-                self.record.started.set()
+                self._started()
 
     def _was_requeued(self) -> bool:
         """Whether a job that is said to be pending has run before. What was asked early may be answered late."""

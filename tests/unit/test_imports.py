@@ -20,7 +20,7 @@ LAYERS = [
     {"job"},
     {"allocation"},
     {"cluster"},
-    {"watcher", "record", "link"},
+    {"watcher", "record", "link", "arrival"},
     {"explain", "endpoints"},
     {"slurm"},
     {"submission", "status"},
