@@ -5,10 +5,15 @@ Every test leaves the cluster as it was: no job, process, socket, folder or thre
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,11 +25,14 @@ from typing import Any
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from stand_ins import StandIns
 
 #: What every kernel of the suite asks for, so that many fit on a small cluster.
 RESOURCES = {"time": "10", "mem": "500M", "cpus_per_task": 1}
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+#: Tells how long everything took to happen: ``--log-cli-level=INFO`` shows it.
+log = logging.getLogger("tests")
 
 
 def slurm(*argv: str) -> str:
@@ -38,10 +46,11 @@ def queue() -> list[str]:
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
     """Wait for a condition of the world outside, of which there is no event."""
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)
+        assert time.monotonic() < begin + timeout, f"never happened: {what}"
+        time.sleep(0.02)
+    log.info("%s after %.2f s", what, time.monotonic() - begin)
     return result
 
 
@@ -52,6 +61,22 @@ def control(job_id: str) -> str:
 
 def queue_empties() -> None:
     eventually(lambda: queue() == [], "an empty queue")
+
+
+def refused(error: type[Exception], name: str, **kwargs) -> str:
+    with pytest.raises(error) as caught:
+        KernelManager(kernel_name=name).start_kernel(**kwargs)
+    queue_empties()
+    return str(caught.value)
+
+
+async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Future[None]:
+    """A launch at the moment that its job is in the queue, in some state."""
+    launch = asyncio.ensure_future(manager.start_kernel())
+    while not any(state in job for job in await asyncio.to_thread(queue)):
+        assert not launch.done(), launch
+        await asyncio.sleep(0.02)
+    return launch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,22 +94,34 @@ PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|python\S* -I - ")
 THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner$|asyncio_|pytest")
 
 
+def _folders() -> list[str]:
+    """Private folders of kernels, of both sides, for their sockets and secrets."""
+    found = []
+    for parent in {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"}:
+        for path in Path(parent).glob("slurm-kernel-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_uid == os.getuid():
+                    found.append(str(path))
+    return found
+
+
+def remove_folders_of_the_killed() -> None:
+    """Remove what a server or a supervisor cannot remove that was ended by SIGKILL."""
+    for folder in _folders():
+        shutil.rmtree(folder)
+
+
 def _leftovers() -> dict[str, Any]:
     """What kernels leave behind on this machine if somebody forgets it."""
     mine = os.getuid()
-    processes, folders = {}, []
+    processes = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if path.stat().st_uid == mine and PROCESS.search(command):
                 processes[path.name] = command
-    for parent in {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"}:
-        for path in Path(parent).glob("slurm-kernel-*"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_uid == mine:
-                    folders.append(str(path))
     threads = [each.name for each in threading.enumerate() if not THREAD.match(each.name)]
-    return {"jobs": queue(), "processes": processes, "folders": folders, "threads": threads}
+    return {"jobs": queue(), "processes": processes, "folders": _folders(), "threads": threads}
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +188,28 @@ def kernelspec(jupyter_home: Path) -> Kernelspec:
     return install
 
 
+class Heard:
+    """What a cell prints or returns; an error is raised as RuntimeError."""
+
+    def __init__(self) -> None:
+        self._printed: list[str] = []
+        self._failed: list[str] = []
+
+    def __call__(self, msg: dict[str, Any]) -> None:
+        content = msg["content"]
+        if msg["msg_type"] == "stream":
+            self._printed.append(content["text"])
+        elif msg["msg_type"] == "execute_result":
+            self._printed.append(content["data"]["text/plain"])
+        elif msg["msg_type"] == "error":
+            self._failed.append(f"{content['ename']}: {content['evalue']}")
+
+    def text(self) -> str:
+        if self._failed:
+            raise RuntimeError(self._failed[0])
+        return "".join(self._printed).strip()
+
+
 class Kernel:
     """A started kernel and a client of it, with the few verbs that the tests need."""
 
@@ -166,22 +225,9 @@ class Kernel:
 
     def run(self, code: str, timeout: float = 60, **kwargs: Any) -> str:
         """What some code prints or returns; an error is raised as RuntimeError."""
-        printed: list[str] = []
-        failed: list[str] = []
-
-        def hear(msg: dict[str, Any]) -> None:
-            content = msg["content"]
-            if msg["msg_type"] == "stream":
-                printed.append(content["text"])
-            elif msg["msg_type"] == "execute_result":
-                printed.append(content["data"]["text/plain"])
-            elif msg["msg_type"] == "error":
-                failed.append(f"{content['ename']}: {content['evalue']}")
-
-        self.client.execute_interactive(code, timeout=timeout, output_hook=hear, **kwargs)
-        if failed:
-            raise RuntimeError(failed[0])
-        return "".join(printed).strip()
+        heard = Heard()
+        self.client.execute_interactive(code, timeout=timeout, output_hook=heard, **kwargs)
+        return heard.text()
 
     def interrupt(self, code: str) -> dict[str, Any]:
         """Interrupt a cell, which begins by printing "begun", and return its reply."""
@@ -219,3 +265,65 @@ def start(kernelspec: Kernelspec) -> Iterator[Callable[..., Kernel]]:
     yield start
     for kernel in kernels:
         kernel.close()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> StandIns:
+    """Slurm's commands, of which a test may have some fail: the kernelspec's `slurm_bin` is ``str(commands)``."""
+    return StandIns(tmp_path)
+
+
+class Hands:
+    """Root's hands, see hands.py: what only an administrator can do to a cluster and its machines, or a fault."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def _ask(self, *words: str | int) -> Any:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(110)
+            connection.connect(self._path)
+            connection.sendall(json.dumps(words).encode() + b"\n")
+            with connection.makefile() as file:
+                answer = json.loads(file.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+    def stop(self, daemon: str) -> None:
+        """Stop slurmctld, slurmdbd or a node's slurmd in good order; a node's daemon has the node's name."""
+        self._ask("stop", daemon)
+
+    def kill(self, daemon: str) -> None:
+        """Stop it by SIGKILL."""
+        self._ask("kill", daemon)
+
+    def start(self, daemon: str) -> None:
+        """Start it again, and wait until it answers."""
+        self._ask("start", daemon)
+
+    def signal(self, job_id: str, process: str, signum: signal.Signals) -> None:
+        """Signal the `slurmstepd`, the `supervisor` or the `kernel` of a job."""
+        self._ask("signal", job_id, process, int(signum))
+
+    def disk(self, size: str) -> Path:
+        """A new, empty disk of this user, of so many bytes (``64k``)."""
+        return Path(self._ask("disk", size))
+
+    def write_protect(self, disk: Path) -> None:
+        self._ask("write_protect", str(disk))
+
+    def scontrol(self, *words: str) -> None:
+        """Have scontrol do something that takes an administrator."""
+        self._ask("scontrol", *words)
+
+    def undo(self) -> None:
+        """Leave the cluster well: daemons answer, nodes take jobs, stopped processes go on, disks are gone."""
+        self._ask("undo")
+
+
+@pytest.fixture
+def hands(start: Callable[..., Kernel]) -> Iterator[Hands]:  # after `start`: undone before its kernels are shut down
+    assert "SLURM_TEST_HANDS" in os.environ, "This test needs root's hands: run it by `scripts/test faults`, as root."
+    hands = Hands(os.environ["SLURM_TEST_HANDS"])
+    yield hands
+    hands.undo()

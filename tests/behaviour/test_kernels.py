@@ -6,16 +6,14 @@ import asyncio
 import os
 import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import zmq
-from conftest import control, eventually, queue, queue_empties, slurm
+from conftest import control, eventually, queue, queue_empties, remove_folders_of_the_killed, slurm
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKernelManager
@@ -395,9 +393,7 @@ time.sleep(600)
     process.wait()
     process.stdout.close()
     eventually(lambda: queue() == [], "the end of the lease")
-    for left in Path(tempfile.gettempdir()).glob("slurm-kernel-*"):
-        if left.stat().st_uid == os.getuid():
-            shutil.rmtree(left)  # a killed server cannot remove its endpoints
+    remove_folders_of_the_killed()
 
 
 def test_a_script_that_forgets_its_kernel_leaves_no_job(kernelspec):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import eventually, queue, queue_empties, slurm
+from conftest import eventually, launching, queue, queue_empties, refused, slurm
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 
@@ -29,22 +29,6 @@ from slurm_provisioner.errors import (
     SubmissionError,
 )
 from slurm_provisioner.transport.local import LocalTransport
-
-
-def refused(error: type[Exception], name: str, **kwargs) -> str:
-    with pytest.raises(error) as caught:
-        KernelManager(kernel_name=name).start_kernel(**kwargs)
-    queue_empties()
-    return str(caught.value)
-
-
-async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Future[None]:
-    """A launch at the moment that its job is in the queue, in some state."""
-    launch = asyncio.ensure_future(manager.start_kernel())
-    while not any(state in job for job in await asyncio.to_thread(queue)):
-        assert not launch.done(), launch
-        await asyncio.sleep(0.02)
-    return launch
 
 
 async def cancelled(name: str, state: str = "") -> None:
@@ -197,30 +181,15 @@ def test_a_launch_cancelled_while_it_starts_leaves_no_job(kernelspec):
     queue_empties()
 
 
-@pytest.fixture
-def slow_sbatch(tmp_path):
-    """A folder of Slurm's commands in which sbatch does its work, and then keeps its answer for long."""
-    folder = tmp_path / "slurm bin"
-    folder.mkdir()
-    for program in ("squeue", "scancel", "scontrol", "sacct"):
-        (folder / program).symlink_to(f"/usr/bin/{program}")
-    sbatch = folder / "sbatch"
-    sbatch.write_text(f"#!/bin/sh\n/usr/bin/sbatch \"$@\" > '{tmp_path}/answer'\nsleep 3\ncat '{tmp_path}/answer'\n")
-    sbatch.chmod(0o755)
-    return folder
+#: sbatch does its work, and then keeps its answer for long.
+SLOW_SBATCH = 'answer=$("$real" "$@"); sleep 3; echo "$answer"; exit'
 
 
-def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, slow_sbatch):
-    name = kernelspec(slurm_bin=str(slow_sbatch), sbatch={"begin": "now+1hour"})
+def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, commands):
+    commands.fail(SLOW_SBATCH, "sbatch")
+    name = kernelspec(slurm_bin=str(commands), sbatch={"begin": "now+1hour"})
     asyncio.run(cancelled(name))
     queue_empties()
-
-
-def test_a_job_whose_answer_was_lost_is_found_not_doubled(start, kernelspec, slow_sbatch, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.slurm.SUBMIT_TIMEOUT", 1.5)
-    kernel = start(kernelspec(slurm_bin=str(slow_sbatch)))
-    assert kernel.run("1 + 1") == "2"
-    assert [line.split()[0] for line in queue()] == [kernel.job_id]
 
 
 def test_ctrl_c_on_a_script_that_waits_for_its_kernel_leaves_no_job(kernelspec):

@@ -1,0 +1,52 @@
+"""What the tests of faults have in common: less patience, and a network that fails."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+import pytest
+from conftest import Kernel, control, eventually
+from stand_ins import StandIns
+
+from slurm_provisioner.loop import background_loop
+from slurm_provisioner.transport.local import LocalTransport
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """Have Slurm asked often, and waited for shortly; ``slurm__FIND_PAUSE=1`` sets that module's constant."""
+    shorter = {
+        "slurm.COMMAND_TIMEOUT": 2.0,
+        "slurm.FIND_PAUSE": 0.5,
+        "watcher.YOUNG_INTERVAL": 0.3,
+        "watcher.LINKED_INTERVAL": 0.3,
+    }
+    for name, value in {**shorter, **{name.replace("__", "."): value for name, value in seconds.items()}}.items():
+        monkeypatch.setattr(f"slurm_provisioner.{name}", value)
+
+
+def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
+    """Wait until a command was called so many times more, so that all but the last of its answers are known."""
+    wanted = len(commands.calls(program)) + times
+    eventually(lambda: len(commands.calls(program)) >= wanted, f"{times} calls of {program}", timeout=60)
+
+
+def cut_link(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the supervisor's own connection, and let no other be made; those of clients stay."""
+
+    async def no_way(*_: object) -> None:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(LocalTransport, "connect", no_way)
+    link = kernel.manager.provisioner._job._link
+    background_loop().loop.call_soon_threadsafe(link._writer.transport.abort)
+    eventually(lambda: not link.connected, "a broken link")
+
+
+def node_of(job_id: str) -> str:
+    return control(job_id).partition("BatchHost=")[2].split()[0]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> str:
+    """What the log has for the user to read."""
+    return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
