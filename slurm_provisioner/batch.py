@@ -43,7 +43,7 @@ _OPTIONS = (
 _STEP = ("--overlap", "--nodes=1", "--ntasks=1", "--relative=0", "--mem=0", "--preserve-env")
 
 
-def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, launcher: str) -> str:
+def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, launcher: str, delay: int = 0) -> str:
     """Return the batch script.
 
     Parameters
@@ -58,6 +58,8 @@ def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, laun
         The user's home directory on the cluster, an absolute path.
     launcher : str
         The text of the supervisor.
+    delay : int
+        Seconds until Slurm may start the job.
     """
     if TERMINATOR in launcher.splitlines():
         raise ValueError(f"the supervisor's text has a line {TERMINATOR}")
@@ -68,7 +70,7 @@ def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, laun
     supervisor = f"{shell_path(config.python)} -I - {shlex.quote(run_dir)}"
     steps = _environment(config)
     parts = [
-        "\n".join([shebang, *_directives(config, job_name, run_dir, home)]),
+        "\n".join([shebang, *_directives(config, job_name, run_dir, home, delay)]),
         _SIGNALS,
         *([_FAIL, *steps] if steps else []),
         f"{_SUPERVISOR}\nexec {supervisor} <<'{TERMINATOR}'\n{launcher}{TERMINATOR}\n",
@@ -167,7 +169,7 @@ def _plain(path: str) -> str:
 # The parts of the script
 
 
-def _directives(config: KernelConfig, job_name: str, run_dir: str, home: str) -> list[str]:
+def _directives(config: KernelConfig, job_name: str, run_dir: str, home: str, delay: int) -> list[str]:
     lines = [
         sbatch_line("job-name", job_name),
         sbatch_line("chdir", home),
@@ -186,6 +188,8 @@ def _directives(config: KernelConfig, job_name: str, run_dir: str, home: str) ->
             lines += [sbatch_line(option, item) for item in value]
         elif value is not None and value is not False:
             lines.append(sbatch_line(option, str(value)))
+    if delay:
+        lines.append(sbatch_line("begin", f"now+{delay}"))
     return lines
 
 
@@ -212,7 +216,7 @@ def _say(text: str) -> str:
 
 _SIGNALS = """\
 # Signals are for the supervisor; until it is there, nobody takes them.
-trap '' INT USR1 USR2"""
+trap '' INT QUIT USR1 USR2"""
 
 _SUPERVISOR = "# The supervisor takes the place of this script: it starts the kernel and answers for it."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .slurm import Slurm
 from .transport import Transport
@@ -41,6 +41,13 @@ class Cluster:
     slurm: Slurm
     watcher: Watcher
     users: int = 0
+    _pruned: set[str] = field(default_factory=set)
+
+    async def prune(self, state_dir: str) -> None:
+        """Remove what is left of old failures, once for a folder."""
+        if state_dir not in self._pruned:
+            self._pruned.add(state_dir)
+            await self.slurm.prune(state_dir)
 
 
 _clusters: dict[Place, Cluster] = {}

@@ -234,12 +234,13 @@ class KernelConfig(BaseModel):
     )
     lease: fields.Duration = Field(
         default=900.0,
-        description="How long a job outlives a Jupyter server that is gone without a word. Default: 15m.",
+        description="How long a job outlives the last sign of life of its Jupyter server, whose host or network was "
+        "lost; a server that merely died takes its jobs along at once. Default: 15m.",
     )
     persistent: fields.YesOrNo = Field(
         default=False,
-        description="Whether the kernel runs on without its Jupyter server, until its time is over; `lease` is not "
-        "used then. Default: false.",
+        description="Whether the kernel runs on without its Jupyter server, until its time is over, for another "
+        "process to take over; `lease` is not used then. Default: false.",
     )
     crash_grace: fields.Duration = Field(
         default=60.0,

@@ -11,7 +11,8 @@
     │   └── SubmissionError         sbatch refused the job
     ├── JobError                    the job did not give a kernel, or no longer does
     │   ├── JobEndedError           it ended: failed, cancelled, out of time or memory …
-    │   ├── KernelStartError        the job runs, the kernel in it does not
+    │   ├── KernelDiedError         the job runs, the kernel in it ended by itself
+    │   ├── KernelStartError        the job runs, the kernel in it did not start
     │   ├── NodeUnreachableError    the job runs, but its node cannot be reached from here
     │   ├── QueueTimeoutError       it waited longer than `queue_timeout` (also a TimeoutError)
     │   └── StartTimeoutError       it ran, but no kernel within `start_timeout` (also a TimeoutError)
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "JobEndedError",
     "JobError",
+    "KernelDiedError",
     "KernelStartError",
     "LimitError",
     "LinkError",
@@ -179,6 +181,10 @@ class JobError(SlurmProvisionerError):
 
 class JobEndedError(JobError):
     """The job ended: failed, cancelled, out of time or memory, its node lost."""
+
+
+class KernelDiedError(JobError):
+    """The job runs, but the kernel in it, which was up, ended by itself."""
 
 
 class KernelStartError(JobError):

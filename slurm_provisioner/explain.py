@@ -7,15 +7,23 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import JobEndedError, KernelStartError, NodeUnreachableError, QueueTimeoutError, StartTimeoutError
-from .slurm import JobStatus
+from .errors import (
+    JobEndedError,
+    KernelDiedError,
+    KernelStartError,
+    NodeUnreachableError,
+    QueueTimeoutError,
+    StartTimeoutError,
+)
+from .status import JobStatus
 
 __all__ = [
     "Evidence",
-    "exit_text",
     "given_up",
     "job_ended",
+    "kernel_died",
     "kernel_not_started",
+    "leaving",
     "node_unreachable",
     "queued_too_long",
     "started_too_long",
@@ -44,12 +52,27 @@ _STATES = {
     "NODE_FAIL": ("its node failed", "Start the kernel again: it gets another node."),
     "NOT_FOUND": ("Slurm no longer knows it", "Start the kernel again."),
     "OUT_OF_MEMORY": ("it used more memory than it asked for", "Ask for more with `mem`."),
+    "REQUEUED": (
+        "Slurm put it back into the queue, where it was cancelled: when to start a new kernel is your choice",
+        "Start the kernel again.",
+    ),
     "PREEMPTED": (
         "it had to make room for a job of higher priority",
         "Start the kernel again, or use a `partition` or `qos` that is not preempted.",
     ),
     "TIMEOUT": ("it reached its time limit", "Ask for more with `time`."),
 }
+
+# Why a supervisor ends its job, in its own words.
+_LEAVING = {
+    "crash-grace": "nobody restarted its kernel in time (`crash_grace`)",
+    "forgotten": "Slurm had given it up",
+    "lease": "it has not heard of Jupyter for too long (`lease`)",
+    "terminated": "Slurm asked it to, for its time limit, a job of higher priority or scancel",
+}
+
+#: Slurm's signal in the exit code of a job whose log could not be opened; no signal of the system.
+_NO_LOG = 53
 
 # Exit codes of the batch script before the kernel is up (110: the script's own; 111-115: the supervisor's;
 # 126, 127: the shell's): what failed, next step.
@@ -90,6 +113,8 @@ class Evidence:
         The end of its log.
     log_path : str
         Where its log is, or "".
+    oom : bool
+        Whether the node killed something in it for want of memory.
     """
 
     job_id: str
@@ -97,6 +122,7 @@ class Evidence:
     node: str = ""
     log: Sequence[str] = ()
     log_path: str = ""
+    oom: bool = False
 
     @property
     def fields(self) -> dict[str, object]:
@@ -112,23 +138,27 @@ class Evidence:
 
 def job_ended(seen: Evidence, *, up: bool) -> JobEndedError:
     """Return the error of a job that ended by itself, before its kernel was `up` or after."""
-    words, hint = _end(seen.status, seen.log, up=up)
+    words, hint = _end(seen, up=up)
     where = f" on {seen.node}" if seen.node else ""
     when = "" if up else " before its kernel was up"
     return JobEndedError(f"Job {seen.job_id}{where} ended{when}: {words}.", hint=hint, **seen.fields)  # type: ignore[arg-type]
 
 
-def _end(status: JobStatus, log: Sequence[str], *, up: bool) -> tuple[str, str]:
-    if status.state in ("FAILED", "COMPLETED", "") and _NO_MEMORY.search("\n".join(log)):
+def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
+    status = seen.status
+    no_memory = seen.oom or _NO_MEMORY.search("\n".join(seen.log))
+    if status.state in ("FAILED", "COMPLETED", "") and no_memory:
         return _STATES["OUT_OF_MEMORY"]
     if status.state != "FAILED":
         return _STATES.get(status.state, (f"Slurm says {status.state}", ""))
+    if status.exit_signal == _NO_LOG:
+        return "its log could not be opened on the node", _SHARED
     if not up and status.exit_code in _EXIT_CODES:
         words, hint = _EXIT_CODES[status.exit_code]
-        said = [line[len(_OWN_PREFIX) :] for line in log if line.startswith(_OWN_PREFIX)]
+        said = [line[len(_OWN_PREFIX) :] for line in seen.log if line.startswith(_OWN_PREFIX)]
         return (f"{words}: {said[-1].removeprefix('failed: ').rstrip('.')}" if said else words), hint
     words, hint = _STATES["FAILED"]
-    return f"{words} with {exit_text(status.exit_code, status.exit_signal) or 'no exit code'}", hint
+    return f"{words} with {_exit_text(status.exit_code, status.exit_signal)}", hint
 
 
 def given_up(seen: Evidence) -> JobEndedError:
@@ -142,7 +172,7 @@ def given_up(seen: Evidence) -> JobEndedError:
 
 def kernel_not_started(seen: Evidence, code: int | None, signum: int | None) -> KernelStartError:
     """Return the error of a kernel that ended before it was up, in a job that runs."""
-    words = f"its kernel ended with {exit_text(code, signum) or 'no exit code'}"
+    words = f"its kernel ended with {_exit_text(code, signum)}"
     text = "\n".join(seen.log)
     hint = "The end of the log says why."
     if match := _NO_MODULE.search(text):
@@ -150,9 +180,29 @@ def kernel_not_started(seen: Evidence, code: int | None, signum: int | None) -> 
         package = name.split(".")[0].replace("ipykernel_launcher", "ipykernel")
         words += f": Python has no module {name} there"
         hint = f"Install {package} in the kernel's environment, or choose another one: {_ENVIRONMENT}, or `argv`."
-    elif signum == signal.SIGKILL or _NO_MEMORY.search(text):
+    elif seen.oom or signum == signal.SIGKILL or _NO_MEMORY.search(text):
         hint = "It may have run out of memory: ask for more with `mem`."
     return KernelStartError(f"Job {seen.job_id} runs on {seen.node}, but {words}.", hint=hint, **seen.fields)  # type: ignore[arg-type]
+
+
+def kernel_died(seen: Evidence, code: int | None, signum: int | None) -> KernelDiedError:
+    """Return the news of a kernel that was up and ended by itself, in a job that goes on."""
+    words = f"ended with {_exit_text(code, signum)}"
+    hint = ""
+    if seen.oom:
+        words += ", as the job was out of memory"
+        hint = "Ask for more with `mem`."
+    elif signum == signal.SIGKILL:
+        hint = "If it needed more memory than the job has: ask for more with `mem`."
+    elif signum:
+        hint = "A library it used crashed, most often."
+    text = f"The kernel in job {seen.job_id} on {seen.node} {words}."
+    return KernelDiedError(text, hint=hint, **seen.fields)  # type: ignore[arg-type]
+
+
+def leaving(why: str) -> str:
+    """Return in words why a supervisor ends its job."""
+    return _LEAVING.get(why, why)
 
 
 def queued_too_long(seen: Evidence, seconds: float) -> QueueTimeoutError:
@@ -183,12 +233,10 @@ def node_unreachable(seen: Evidence, address: str, trouble: str) -> NodeUnreacha
     )
 
 
-def exit_text(code: int | None, signum: int | None) -> str:
-    """Return an exit code or a signal in words, or ""."""
+def _exit_text(code: int | None, signum: int | None) -> str:
     if signum:
         try:
-            name = signal.Signals(signum).name
+            return f"signal {signal.Signals(signum).name}"
         except ValueError:
-            name = str(signum)
-        return f"signal {name}"
-    return "" if code is None else f"exit code {code}"
+            return f"signal {signum}"
+    return "no exit code" if code is None else f"exit code {code}"

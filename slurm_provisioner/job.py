@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 from . import cluster
 from .allocation import Allocation
 from .cluster import Place
 from .config import KernelConfig
-from .errors import KernelStartError, LinkError
+from .errors import SlurmProvisionerError
 from .link import Link
 from .loop import to_the_end
 from .request import KernelCommand
@@ -51,7 +52,17 @@ class KernelJob:
         """Exit code of the kernel process, negative for a signal; None while it is not known to have ended."""
         if self.closed:
             return -int(signal.SIGTERM)
-        return self.allocation.exit_code if self.allocation is not None else None
+        return self.allocation.record.exit_code if self.allocation is not None else None
+
+    @property
+    def obituary(self) -> str:
+        """Why there is no kernel any more, for people; "" while there may be one, or its end was wanted."""
+        return self.allocation.record.obituary if self.allocation is not None else ""
+
+    @property
+    def job_id(self) -> str | None:
+        """Slurm's id of the job, if there is one."""
+        return (self.allocation.record.job_id or None) if self.allocation is not None else None
 
     async def launch(self, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> dict[str, Any]:
         """Start a kernel: in the job if there is one, else in a new one. Return its endpoints.
@@ -74,14 +85,14 @@ class KernelJob:
         """
         await self._link.open()
         now = self.allocation
-        if now is not None and not now.over:
+        if now is not None and not now.record.over:
             try:
                 await now.restart(command)
-            except KernelStartError:  # the supervisor keeps the job for a while, for another try
+            except asyncio.CancelledError:
+                await to_the_end(now.end())
                 raise
-            except BaseException as error:
-                if not (isinstance(error, LinkError) and now.over):
-                    await to_the_end(now.end())
+            except SlurmProvisionerError:
+                if not now.record.over:  # the allocation is kept, for another try; it may have been waited for long
                     raise
             else:
                 return self._link.endpoints
@@ -91,14 +102,44 @@ class KernelJob:
         return self._link.endpoints
 
     async def _submit(self, config: KernelConfig, command: KernelCommand) -> None:
+        not_before = 0.0
         if self.allocation is not None:
             await self.allocation.end()
+            not_before = self.allocation.may_run_until
+            wait = not_before - asyncio.get_running_loop().time()
+            if wait > 0:
+                self._log.warning(
+                    "Node %s was lost. What may still run there ends by itself within %d s (`lease`); the new job "
+                    "starts after that, so that no two kernels write your files.",
+                    self.allocation.record.node,
+                    wait,
+                )
         self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
         try:
-            await self.allocation.start(command)
+            await self.allocation.start(command, not_before=not_before)
         except BaseException:
             self.allocation = None
             raise
+
+    def info(self) -> dict[str, Any] | None:
+        """Return what another process needs to take the kernel over, fit for JSON; None if there is no kernel."""
+        now = self.allocation
+        if now is None or now.record.over or not now.record.up.is_set():
+            return None
+        return {**now.info(), "endpoints": self._link.endpoints}
+
+    async def adopt(self, config: KernelConfig, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Take over the kernel of another process. Return its endpoints, which are the old ones if they are free.
+
+        Raises
+        ------
+        ConfigError
+            That is not what `info` returned.
+        """
+        await self._link.open(info.get("endpoints"))
+        self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
+        await self.allocation.adopt(info)
+        return self._link.endpoints
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group; without a kernel, do nothing. Never raises."""
@@ -108,7 +149,7 @@ class KernelJob:
     def expect_exit(self) -> None:
         """Take the kernel's coming end as wanted."""
         if self.allocation is not None:
-            self.allocation.stopping = True
+            self.allocation.record.stopping = True
 
     async def wait(self) -> int:
         """Wait for the end of the kernel process and return its exit code."""
@@ -116,6 +157,9 @@ class KernelJob:
 
     async def leave(self) -> None:
         """Let go of a persistent kernel: its job goes on."""
+        now, self.allocation = self.allocation, None
+        if now is not None:
+            now.leave()
         await to_the_end(self._close())
 
     async def give_back(self) -> None:
@@ -131,7 +175,7 @@ class KernelJob:
         now, self.allocation = self.allocation, None
         try:
             if now is not None:
-                ended_by_itself = now.over
+                ended_by_itself = now.record.over
                 await now.end()
                 await now.tidy(keep_log=ended_by_itself)
         finally:

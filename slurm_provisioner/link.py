@@ -7,6 +7,7 @@ breaks, and tells where the others, one for each client and channel of the kerne
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import logging
@@ -31,6 +32,8 @@ CONNECT_TIMEOUT = 10.0
 RETRY_FIRST, RETRY_LAST = 0.2, 10.0
 #: Seconds the supervisor has for an answer before the connection counts as broken.
 ANSWER_TIMEOUT = 10.0
+#: What a connection ends with whose other host was cut off.
+_SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 #: Bytes of one line of the supervisor channel at most.
 LINE_LIMIT = 2**20
 
@@ -97,10 +100,14 @@ class Link:
         self._ids = itertools.count(1)
         #: Why the supervisor could not be reached, the last time it was tried; "" if it could.
         self.trouble = ""
+        #: Whether the connection was lost without a word of the other host: it may run on, cut off.
+        self.lost_in_silence = False
+        #: Time of the event loop when something was sent last; nothing renewed the supervisor's lease after it.
+        self.last_sent = 0.0
 
-    async def open(self) -> None:
-        """Bind the kernel's endpoints, or bind again those whose files were removed."""
-        await self._endpoints.open()
+    async def open(self, earlier: object = None) -> None:
+        """Bind the kernel's endpoints, where they were `earlier` if that is free, or again those that were removed."""
+        await self._endpoints.open(earlier)
 
     @property
     def endpoints(self) -> dict[str, Any]:
@@ -125,6 +132,7 @@ class Link:
         """Connect the endpoints to a supervisor, and stay connected to it until `detach`."""
         self.detach()
         self._target = target
+        self.lost_in_silence, self.last_sent = False, 0.0
         self._contexts = client_contexts(target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR))
         self._attached.set()
         self._detached = asyncio.Event()
@@ -179,6 +187,7 @@ class Link:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
+            self.last_sent = asyncio.get_running_loop().time()
             self._writer.write(json.dumps({"id": number, "do": do, **fields}).encode() + b"\n")
             await self._writer.drain()
             result: dict[str, Any] = await answer
@@ -197,6 +206,7 @@ class Link:
                 reader, writer = await self._reach(target)
             except (OSError, asyncio.TimeoutError) as error:
                 self.trouble = str(error) or "no answer"
+                self.lost_in_silence &= not isinstance(error, ConnectionRefusedError)  # that is a word of the host
                 self._log.debug("The supervisor at %s:%d cannot be reached: %s", target.hosts, target.port, error)
             else:
                 pause, self.trouble = RETRY_FIRST, ""
@@ -251,14 +261,17 @@ class Link:
         listener: Listener,
     ) -> None:
         self._writer = writer
+        self.lost_in_silence, self.last_sent = False, asyncio.get_running_loop().time()
         self._connected.set()
         listener.link_changed(True)
         lease = asyncio.ensure_future(self._keep_lease(sign_of_life, writer))
         try:
             while line := await reader.readline():
                 self._hear(line, listener)
-        except (OSError, ValueError):
-            pass  # broken, or a line beyond all limits
+        except OSError as error:
+            self.lost_in_silence |= error.errno in _SILENCE
+        except Exception:  # what cannot be understood ends the conversation, never our will to have one
+            self._log.exception("The supervisor at %s said something strange", self._host)
         finally:
             lease.cancel()
             self._connected.clear()
@@ -271,9 +284,11 @@ class Link:
 
     def _hear(self, line: bytes, listener: Listener) -> None:
         message = json.loads(line)
+        if not isinstance(message, dict):
+            raise TypeError(f"no JSON object: {line[:80]!r}")
         if "event" in message:
             listener.heard(message)
-        elif (answer := self._answers.get(message.get("re"))) is not None and not answer.done():
+        elif (answer := self._answers.get(message.get("re", 0))) is not None and not answer.done():
             answer.set_result(message)
 
     async def _keep_lease(self, interval: float, writer: asyncio.StreamWriter) -> None:
@@ -284,6 +299,7 @@ class Link:
             except LinkError:
                 # a node that vanished sends no end of file, nor an answer to a TLS goodbye
                 if not writer.transport.is_closing():  # an abort after a close fails on some Pythons (3.11.2)
+                    self.lost_in_silence = True
                     writer.transport.abort()
                 return
 

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: Seconds that the end of the interpreter waits for jobs to be given back.
 EXIT_TIMEOUT = 10.0
+#: Seconds that a caller's loop may stand still before its call counts as abandoned.
+ABANDONED_AFTER = 3.0
 
 
 class LoopThread:
@@ -41,13 +43,22 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    async def run(self, coro: Coroutine[Any, Any, T]) -> T:
+    async def run(self, coro: Coroutine[Any, Any, T], *, undo: Callable[[], None] | None = None) -> T:
         """Run a coroutine on this loop and await its result from any other loop.
 
         Cancelling the caller cancels the coroutine; its own clean-up then goes on here, whatever the caller's loop
         does.
+
+        Parameters
+        ----------
+        coro : coroutine
+            What to run.
+        undo : callable, optional
+            Where given, the coroutine is cancelled, too, when the caller's loop stands still for `ABANDONED_AFTER`:
+            Ctrl-C in a blocking call raises KeyboardInterrupt out of the loop, and tells the coroutines on it nothing.
+            It is called if that is seen only after a good end.
         """
-        future = self.submit(coro)
+        future = self.submit(coro if undo is None else _unless_abandoned(coro, asyncio.get_running_loop(), undo))
         try:
             return await asyncio.wrap_future(future)
         except BaseException:
@@ -92,6 +103,44 @@ class LoopThread:
 async def _quietly(awaitable: Awaitable[None]) -> None:
     with suppress(Exception):  # the interpreter is ending: nobody is left to tell
         await awaitable
+
+
+async def _unless_abandoned(
+    coro: Coroutine[Any, Any, T], caller: asyncio.AbstractEventLoop, undo: Callable[[], None]
+) -> T:
+    task = asyncio.ensure_future(coro)
+    try:
+        while not task.done():
+            beat = asyncio.ensure_future(_stands_still(caller))
+            await asyncio.wait([task, beat], return_when=asyncio.FIRST_COMPLETED)
+            if beat.done() and beat.result():
+                task.cancel()
+                break
+            beat.cancel()
+            await asyncio.wait([task], timeout=ABANDONED_AFTER)
+        result = await task
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+    if await _stands_still(caller):
+        undo()
+    return result
+
+
+async def _stands_still(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether another loop does nothing for `ABANDONED_AFTER`, though it is not busy."""
+    alive = asyncio.Event()
+    with suppress(RuntimeError):  # it is closed
+        loop.call_soon_threadsafe(_beat, asyncio.get_running_loop(), alive)
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(alive.wait(), ABANDONED_AFTER)
+    return not alive.is_set() and not loop.is_running()
+
+
+def _beat(loop: asyncio.AbstractEventLoop, alive: asyncio.Event) -> None:
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(alive.set)
 
 
 async def first(*events: asyncio.Event, timeout: float | None = None) -> None:

@@ -83,7 +83,7 @@ class SlurmProvisioner(KernelProvisionerBase):
     @property
     def job_id(self) -> str | None:
         """Slurm's id of the job, if there is one."""
-        return self._job.allocation.job_id if self._job is not None and self._job.allocation is not None else None
+        return self._job.job_id if self._job is not None else None
 
     # -------------------------------------------------------------------- launch
 
@@ -155,7 +155,7 @@ class SlurmProvisioner(KernelProvisionerBase):
         assert self._command is not None
         command = replace(self._command, argv=list(cmd))  # a subclass may have changed it
         try:
-            endpoints = await background_loop().run(self._launch(command))
+            endpoints = await background_loop().run(self._launch(command), undo=self._let_go)
         except SlurmProvisionerError as error:
             self._show(str(error))
             raise
@@ -164,16 +164,14 @@ class SlurmProvisioner(KernelProvisionerBase):
             raise
         self._show("")
         self._running = True
-        self.connection_info = cast(
-            "KernelConnectionInfo",
-            {
-                **endpoints,
-                "key": command.session["key"].encode(),
-                "signature_scheme": command.session["signature_scheme"],
-                "kernel_name": command.session["kernel_name"],
-            },
-        )
+        names = ("key", "signature_scheme", "kernel_name")
+        self._connect({**endpoints, **{name: command.session[name] for name in names}})
         return self.connection_info
+
+    def _connect(self, info: dict[str, Any]) -> None:
+        if isinstance(info.get("key"), str):
+            info["key"] = info["key"].encode()
+        self.connection_info = cast("KernelConnectionInfo", info)
 
     def _show(self, reason: str) -> None:
         """Have jupyter_server's kernel model say why there is no kernel; it clears nothing of that by itself."""
@@ -181,26 +179,32 @@ class SlurmProvisioner(KernelProvisionerBase):
             self.parent.reason = reason
 
     async def _launch(self, command: KernelCommand) -> dict[str, Any]:
-        from .job import KernelJob  # noqa: PLC0415
-
-        assert self._config is not None
-        loop = background_loop()
         new_job, self._user_asked = self._job is None or self._user_asked, False
-        if self._job is None:
-            self._job = KernelJob(self._config, self.kernel_id or "", cast("logging.Logger", self.log))
-            loop.at_exit(self._job, self._job.leave if self._config.persistent else self._job.give_back)
-            # jupyter_client drops a kernel whose last start failed without a call of `cleanup`
-            self._finalizer = weakref.finalize(self, _give_back, self._job)
-            self._finalizer.atexit = False
-        job = self._job
+        config, job = self.job_config, self._own_job()
         first = job.allocation is None
         try:
-            return await job.launch(self._config, command, new_job=new_job)
+            return await job.launch(config, command, new_job=new_job)
         except BaseException:
             if first:
                 self._let_go()
                 await job.give_back()
             raise
+
+    async def _adopt(self, info: dict[str, Any]) -> dict[str, Any]:
+        return await self._own_job().adopt(self.job_config, info)
+
+    def _own_job(self) -> KernelJob:
+        """Return the job behind this kernel, which is given back in any case; there may be none in the queue yet."""
+        from .job import KernelJob  # noqa: PLC0415
+
+        if self._job is None:
+            loop, config = background_loop(), self.job_config
+            self._job = KernelJob(config, self.kernel_id or "", cast("logging.Logger", self.log))
+            loop.at_exit(self._job, self._job.leave if config.persistent else self._job.give_back)
+            # jupyter_client drops a kernel whose last start failed without a call of `cleanup`
+            self._finalizer = weakref.finalize(self, _give_back, self._job)
+            self._finalizer.atexit = False
+        return self._job
 
     async def post_launch(self, **kwargs: Any) -> None:
         """Nothing is left to do, and this must not raise."""
@@ -216,7 +220,10 @@ class SlurmProvisioner(KernelProvisionerBase):
         """Return None while the kernel lives or is not known to have ended, else its exit code."""
         if self._job is None or not self._running:
             return 0
-        return self._job.exit_code
+        code = self._job.exit_code
+        if code is not None:
+            self._show(self._job.obituary)
+        return code
 
     async def wait(self) -> int | None:
         """Wait for the end of the kernel process and return its exit code."""
@@ -278,22 +285,42 @@ class SlurmProvisioner(KernelProvisionerBase):
     # --------------------------------------------------------------- persistence
 
     async def get_provisioner_info(self) -> dict[str, Any]:
-        """Return what identifies the kernel and its job, fit for JSON."""
+        """Return what another process needs to take the kernel over, fit for JSON. It holds secrets, as keys."""
         info = await super().get_provisioner_info()
         connection = dict(self.connection_info)
         if isinstance(connection.get("key"), bytes):
             connection["key"] = cast("bytes", connection["key"]).decode()
         info["connection_info"] = connection
         info["job_id"] = self.job_id
+        info["job"] = self._job.info() if self._job is not None else None
+        info["config"] = self._config.model_dump(mode="json") if self._config is not None else None
         return info
 
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
-        """Take over what `get_provisioner_info` returned."""
+        """Take over the kernel that another process described with `get_provisioner_info`.
+
+        `connection_info` says where it is reached from now on: at the same place, unless that process still holds it.
+
+        Raises
+        ------
+        ConfigError
+            That is no such description.
+        """
+        from .config import KernelConfig  # noqa: PLC0415
+
         await super().load_provisioner_info(provisioner_info)
-        connection = dict(self.connection_info)
-        if isinstance(connection.get("key"), str):
-            connection["key"] = cast("str", connection["key"]).encode()
-        self.connection_info = cast("KernelConnectionInfo", connection)
+        self._connect(dict(self.connection_info))
+        job = provisioner_info.get("job")
+        if job is None:
+            return
+        self._config = KernelConfig(**provisioner_info.get("config", {}))
+        try:
+            endpoints = await background_loop().run(self._adopt(job), undo=self._let_go)
+        except BaseException:
+            self._let_go()
+            raise
+        self._running = True
+        self._connect({**self.connection_info, **endpoints})
 
 
 def _give_back(job: KernelJob) -> None:

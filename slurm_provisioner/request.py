@@ -79,6 +79,7 @@ def launch_request(
     supervisor: Identity,
     server_certificate: str,
     stop_timeout: float,
+    squeue: list[str],
 ) -> dict[str, Any]:
     """Return the request of a new job.
 
@@ -96,6 +97,8 @@ def launch_request(
         The one certificate that the supervisor accepts, PEM.
     stop_timeout : float
         Seconds between SIGTERM and SIGKILL when the supervisor ends the kernel.
+    squeue : list of str
+        The command that prints the job's state, for a supervisor that hears of nobody any more.
     """
     return {
         "protocol": PROTOCOL,
@@ -112,4 +115,5 @@ def launch_request(
         "crash_grace": config.crash_grace,
         "warn_before_end": batch.warning_seconds(config),
         "stop_timeout": stop_timeout,
+        "squeue": squeue,
     }

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from .errors import CommandError, CommandNotFoundError, SubmissionError
 from .transport import Completed
 
-__all__ = ["as_sbatch", "clusters_option", "complaint_of", "parse_submission", "submission_error", "submit_argv"]
+__all__ = [
+    "as_sbatch",
+    "clusters_option",
+    "complaint_of",
+    "parse_submission",
+    "prune_argv",
+    "submission_error",
+    "submit_argv",
+]
 
 # Exit codes of the shell part.
 _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
@@ -50,6 +58,24 @@ exec env -i HOME="$HOME" USER="$user" LOGNAME="$user" SHELL="${SHELL:-/bin/sh}" 
 def submit_argv(run_dir: str, log_directory: str, bin_dir: str, clusters: str) -> list[str]:
     """Return the command that submits a job; its stdin is the request's line and then the script."""
     return ["sh", "-c", _SUBMIT, "submit", run_dir, log_directory, bin_dir, *clusters_option(clusters)]
+
+
+# What is left of a failed kernel is its log, alone in a folder with the kernel's id for a name. `state_dir` may be any
+# folder of the user's, so nothing else is touched: rmdir leaves a folder that holds something more.
+_PRUNE = r"""
+cd -- "$1" || exit
+for folder in $(find . -maxdepth 1 -type d -mtime "+$2" -name '????????-????-????-????-????????????'); do
+    [ -e "$folder/request.json" ] || [ -e "$folder/connection.json" ] || {
+        rm -f "$folder/job.log" "$folder/login-host"
+        rmdir "$folder"
+    }
+done 2> /dev/null
+"""
+
+
+def prune_argv(state_dir: str, days: int) -> list[str]:
+    """Return the command that removes the logs of failures older than some days."""
+    return ["sh", "-c", _PRUNE, "prune", state_dir, str(days)]
 
 
 def as_sbatch(argv: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .errors import CommandError
-from .slurm import JobStatus, Phase, Slurm
+from .slurm import Slurm
+from .status import JobStatus, Phase
 
 __all__ = ["Watch", "Watcher"]
 
@@ -28,24 +29,28 @@ LINKED_INTERVAL = 300.0
 YOUNG = 20.0
 #: Seconds without a job in squeue's answers after which it has ended, where neither scontrol nor sacct know it.
 VANISHED_AFTER = 30.0
+#: Seconds until a controller that did not answer is asked again: first, and at most. It may be overloaded.
+SILENCE_FIRST, SILENCE_LAST = 2.0, 30.0
 
 
 class Watch:
     """The interest of one kernel in one job. Made by `Watcher.watch`; close it when done."""
 
-    def __init__(self, watcher: Watcher, job_id: str, seen: Callable[[JobStatus], None]) -> None:
+    def __init__(self, watcher: Watcher, job_id: str, job_name: str, seen: Callable[[JobStatus], None]) -> None:
         self.job_id = job_id
+        self.job_name = job_name
         self.linked = False
         self.missing_since: float | None = None
-        self._watcher = watcher
+        self.settling: asyncio.Task[None] | None = None
         self.seen = seen
+        self._watcher = watcher
         self._young_since = time.monotonic()
 
     @property
     def interval(self) -> float:
         """Seconds until Slurm should be asked again."""
         age = time.monotonic() - self._young_since
-        if age < YOUNG or self.missing_since is not None:
+        if age < YOUNG or (self.missing_since is not None and not self.linked):
             return YOUNG_INTERVAL
         if self.linked:
             return LINKED_INTERVAL
@@ -70,11 +75,14 @@ class Watcher:
         self._watches: set[Watch] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._silent = False
+        self._silence = 0.0
 
-    def watch(self, job_id: str, seen: Callable[[JobStatus], None]) -> Watch:
-        """Have `seen` called with each status of a job that Slurm tells, until the watch is closed."""
-        watch = Watch(self, job_id, seen)
+    def watch(self, job_id: str, job_name: str, seen: Callable[[JobStatus], None]) -> Watch:
+        """Have `seen` called with each status of a job that Slurm tells, until the watch is closed.
+
+        Slurm may use a number again for another job, after it lost its memory: `job_name` tells them apart.
+        """
+        watch = Watch(self, job_id, job_name, seen)
         self._watches.add(watch)
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._poll_for_ever())
@@ -84,6 +92,8 @@ class Watcher:
     def forget(self, watch: Watch) -> None:
         """Drop a watch; the last one ends the polling."""
         self._watches.discard(watch)
+        if watch.settling is not None and watch.settling is not asyncio.current_task():
+            watch.settling.cancel()
         if not self._watches and self._task is not None:
             self._task.cancel()
             self._task = None
@@ -96,16 +106,16 @@ class Watcher:
         last = 0.0
         while self._watches:
             self._wake.clear()
-            due = last + min(watch.interval for watch in self._watches)
+            due = last + max(self._silence, min(watch.interval for watch in self._watches))
             if (pause := due - time.monotonic()) > 0:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
                 continue
-            last = time.monotonic()
             try:
                 await self._poll()
             except Exception:
                 self._log.exception("Unexpected error while asking Slurm for jobs")
+            last = time.monotonic()
 
     async def _poll(self) -> None:
         watches = list(self._watches)
@@ -114,29 +124,31 @@ class Watcher:
         except CommandError as error:
             self._say_silent(error)
             return
-        self._silent = False
-        for watch in watches:
+        self._silence = 0.0
+        for watch in self._watches.intersection(watches):
             status = jobs.get(watch.job_id)
-            if status is None:
-                status = await self._missing(watch)
-            else:
+            if status is not None and status.name != watch.job_name:
+                status = None
+            if status is not None and status.phase is not Phase.ENDED:
                 watch.missing_since = None
-                if status.phase is Phase.ENDED:
-                    # squeue has no exit code
-                    status = await self._slurm.look_up(watch.job_id) or status
-            if status is not None and watch in self._watches:
                 watch.seen(status)
+            elif watch.settling is None or watch.settling.done():
+                # beside the polling: accounting can be slow, and other jobs do not wait for it
+                watch.settling = asyncio.ensure_future(self._settle(watch, status))
 
-    async def _missing(self, watch: Watch) -> JobStatus | None:
-        now = time.monotonic()
-        if watch.missing_since is None:
-            watch.missing_since = now
+    async def _settle(self, watch: Watch, ended: JobStatus | None) -> None:
+        """Find out how a job ended, or whether it has: squeue knows no exit codes, and forgets jobs."""
+        if ended is None and watch.missing_since is None:
+            watch.missing_since = time.monotonic()
         status = await self._slurm.look_up(watch.job_id)
-        if status is None and now - watch.missing_since > VANISHED_AFTER:
-            return JobStatus(watch.job_id, "NOT_FOUND")
-        return status
+        if status is None or status.name != watch.job_name:
+            status = ended
+        if status is None and time.monotonic() - (watch.missing_since or 0) > VANISHED_AFTER:
+            status = JobStatus(watch.job_id, "NOT_FOUND", name=watch.job_name)
+        if status is not None and watch in self._watches:
+            watch.seen(status)
 
     def _say_silent(self, error: CommandError) -> None:
-        if not self._silent:
+        if not self._silence:
             self._log.warning("Slurm could not be asked for jobs, kernels go on: %s", error)
-        self._silent = True
+        self._silence = min(max(2 * self._silence, SILENCE_FIRST), SILENCE_LAST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +83,9 @@ class Transport(Protocol):
         OSError
             It cannot be reached.
         """
+
+    def if_we_die(self, argv: Sequence[str]) -> Callable[[], None]:
+        """Have a command run there if this process dies without a word; return what takes it off again."""
 
     async def aclose(self) -> None:
         """Release everything."""

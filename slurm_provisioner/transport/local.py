@@ -6,22 +6,18 @@ import asyncio
 import contextlib
 import getpass
 import os
-import re
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..environment import clean_environment
 from ..errors import CommandError, CommandNotFoundError, CommandTimeoutError
+from ..guard import guard
 from . import Account, Completed
 
-__all__ = ["LocalTransport", "clean_environment"]
-
-# Slurm's commands read options from these, and an enclosing job sets SLURM_*: both would change what our own
-# options mean (INPUT ENVIRONMENT VARIABLES in sbatch(1), squeue(1), scancel(1), sacct(1)).
-_SLURM_OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|SINFO|SCONTROL|SPRIO|SPANK)_")
-_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+__all__ = ["LocalTransport"]
 
 #: Seconds for a killed command to be gone.
 KILL_TIMEOUT = 2.0
@@ -31,11 +27,6 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_U
 
 #: Seconds between two looks for a file: quick while somebody waits at the screen, never later than 0.25 s.
 _FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.02, 0.25, 1.05
-
-
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without what would change the meaning of Slurm's commands."""
-    return {name: value for name, value in environ.items() if name in _KEPT or not _SLURM_OPTIONS.match(name)}
 
 
 class LocalTransport:
@@ -115,6 +106,10 @@ class LocalTransport:
             else:
                 return sock
         raise last
+
+    def if_we_die(self, argv: Sequence[str]) -> Callable[[], None]:
+        """Leave it to the guard of this process."""
+        return guard.add(argv)
 
     async def aclose(self) -> None:
         """Nothing is kept between calls."""

@@ -115,7 +115,7 @@ def test_a_script_without_wishes_is_short():
 #SBATCH --signal=B:USR1@300
 
 # Signals are for the supervisor; until it is there, nobody takes them.
-trap '' INT USR1 USR2
+trap '' INT QUIT USR1 USR2
 
 # The supervisor takes the place of this script: it starts the kernel and answers for it.
 exec python3 -I - /home/alice/.slurm_provisioner/4f0c <<'SLURM_PROVISIONER_LAUNCHER'

@@ -12,7 +12,7 @@ from slurm_provisioner.explain import (
     queued_too_long,
     started_too_long,
 )
-from slurm_provisioner.slurm import JobStatus
+from slurm_provisioner.status import JobStatus
 
 
 def test_the_tree():

@@ -20,9 +20,11 @@ LAYERS = [
     {"job"},
     {"allocation"},
     {"cluster"},
-    {"watcher", "explain", "link"},
-    {"endpoints"},
-    {"slurm", "request"},
+    {"watcher", "record", "link", "arrival"},
+    {"explain", "endpoints"},
+    {"slurm"},
+    {"submission", "status"},
+    {"request"},
     {"batch"},
     {"sbatch"},
     {"transport.local"},
@@ -32,7 +34,8 @@ LAYERS = [
     {"sources"},
     {"fields"},
     {"quantities", "sbatch_options"},
-    {"loop", "errors", "credentials"},
+    {"guard"},
+    {"loop", "errors", "credentials", "environment"},
 ]
 NOBODYS = {"launcher"}
 

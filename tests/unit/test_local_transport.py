@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from slurm_provisioner.environment import clean_environment
 from slurm_provisioner.errors import CommandError, CommandNotFoundError, CommandTimeoutError
-from slurm_provisioner.transport.local import LocalTransport, clean_environment
+from slurm_provisioner.transport.local import LocalTransport
 
 
 def run(coro):

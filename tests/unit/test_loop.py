@@ -6,9 +6,12 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
+from slurm_provisioner import loop as loop_module
 from slurm_provisioner.loop import LoopThread, background_loop
 
 
@@ -87,3 +90,64 @@ def test_a_forked_child_gets_a_loop_of_its_own():
     if pid == 0:
         os._exit(0 if background_loop() is not parent else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(loop_module, "ABANDONED_AFTER", 0.05)
+
+
+def stopped_while(work, undo):
+    """What a KeyboardInterrupt does to a blocking call: its loop stops, and what waits on it hears of nothing."""
+    callers = asyncio.new_event_loop()
+    task = callers.create_task(background_loop().run(work, undo=undo))
+    callers.call_later(0.02, callers.stop)
+    callers.run_forever()
+    return task
+
+
+def test_a_call_whose_caller_stands_still_is_cancelled(impatient):
+    cancelled = threading.Event()
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    task = stopped_while(work(), lambda: None)
+    assert cancelled.wait(10)
+    assert not task.done()
+    task.get_loop().run_until_complete(asyncio.wait([task]))
+    assert task.cancelled()
+    task.get_loop().close()
+
+
+def test_a_call_that_ended_well_for_nobody_is_undone(impatient):
+    undone, end = threading.Event(), threading.Event()
+
+    async def work():
+        await asyncio.to_thread(end.wait)
+
+    task = stopped_while(work(), undone.set)
+    end.set()
+    assert undone.wait(10)
+    task.get_loop().run_until_complete(task)
+    task.get_loop().close()
+
+
+def test_a_caller_that_is_busy_or_slow_is_no_deserter(impatient):
+    async def main():
+        async def work():
+            await asyncio.sleep(0.5)
+            return "done"
+
+        task = asyncio.ensure_future(background_loop().run(work(), undo=lambda: undone.append(True)))
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251  (that is the point)
+        return await task
+
+    undone = []
+    assert asyncio.run(main()) == "done"
+    assert not undone

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import stat
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from slurm_provisioner import slurm as slurm_module
+from slurm_provisioner.config import KernelConfig
 from slurm_provisioner.errors import (
     CommandError,
     CommandNotFoundError,
@@ -17,20 +21,13 @@ from slurm_provisioner.errors import (
     SubmissionError,
 )
 from slurm_provisioner.sbatch import complaint_of, parse_submission
-from slurm_provisioner.slurm import (
-    JobStatus,
-    Phase,
-    Slurm,
-    parse_account,
-    parse_control,
-    parse_queue,
-    phase_of,
-    queue_argv,
-)
-from slurm_provisioner.transport import Completed
+from slurm_provisioner.slurm import Slurm
+from slurm_provisioner.submission import Submission
+from slurm_provisioner.transport import Account, Completed
 from slurm_provisioner.transport.local import LocalTransport
 
 SEP = "\x1f"
+HEADER = f"JOBID{SEP}STATE{SEP}REASON{SEP}EXEC_HOST{SEP}NAME\n"
 
 
 @pytest.mark.parametrize(
@@ -47,53 +44,6 @@ SEP = "\x1f"
 )
 def test_the_job_id_is_told_from_banners(stdout, job_id):
     assert parse_submission(stdout) == job_id
-
-
-def test_states_are_compared_whole_and_unknown_ones_are_no_end():
-    assert phase_of("PENDING") is Phase.PENDING
-    assert phase_of("CONFIGURING") is Phase.PENDING
-    assert phase_of("COMPLETING") is Phase.RUNNING
-    assert phase_of("OUT_OF_MEMORY") is Phase.ENDED
-    for state in ("", "CANCELLED+", "OUT_OF_ME", "SOMETHING_NEW", "completed"):
-        assert phase_of(state) is Phase.UNKNOWN
-
-
-def test_squeue_lines_among_others():
-    text = (
-        "CLUSTER: a\n"
-        "slurm_load_jobs: banner of the site\n"
-        f"12{SEP}PENDING{SEP}Priority{SEP}n/a{SEP}jupyter-x\n"
-        f"13{SEP}RUNNING{SEP}None{SEP}c1{SEP}jupyter | y\n"
-        f"14{SEP}PENDING{SEP}(Resources){SEP}n/a\n"
-    )
-    assert parse_queue(text) == {
-        "12": JobStatus("12", "PENDING", "Priority"),
-        "13": JobStatus("13", "RUNNING", "", "c1"),
-    }
-
-
-def test_scontrol_tells_how_a_job_ended():
-    text = (
-        "JobId=7 JobName=a b JobState=no UserId=alice(1001) JobState=TIMEOUT Reason=TimeLimit "
-        "ExitCode=0:15 NodeList=c[1-2] BatchHost=c1\n"
-    ).replace("JobState=no ", "")
-    assert parse_control(text) == JobStatus("7", "TIMEOUT", "TimeLimit", "c1", 0, 15)
-    assert parse_control("slurm_load_jobs error: Invalid job id specified\n") is None
-
-
-def test_sacct_tells_how_a_job_ended():
-    text = (
-        f"banner\n7{SEP}REQUEUED{SEP}0:0{SEP}None{SEP}c1\n"
-        f"7{SEP}CANCELLED by 1001{SEP}0:15{SEP}None{SEP}c2\n70{SEP}FAILED{SEP}1:0{SEP}None{SEP}c1\n"
-    )
-    assert parse_account(text, "7") == JobStatus("7", "CANCELLED", "", "c2", 0, 15)
-    assert parse_account("", "7") is None
-
-
-def test_squeue_asks_for_this_user_and_these_jobs_only():
-    argv = queue_argv(["1", "2"], "alpha")
-    assert argv[0] == "squeue"
-    assert {"--me", "--jobs=1,2", "--clusters=alpha"} <= set(argv)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +86,11 @@ def said(stdout: str = "", stderr: str = "", returncode: int = 0) -> Completed:
 
 
 def submit(transport: LocalTransport) -> str:
-    slurm = Slurm(transport)
-    return asyncio.run(
-        slurm.submit(run_dir="/d", log_directory="", request="{}", script="#!/bin/sh\n", job_name="jupyter-unique")
-    )
+    return asyncio.run(Slurm(transport).submit(job()))
+
+
+def job(run_dir: str = "/d", request: str = "{}", script: str = "#!/bin/sh\n") -> Submission:
+    return Submission("jupyter-unique", run_dir, "", request, script, KernelConfig(), Account("alice", "/home/alice"))
 
 
 @pytest.mark.parametrize(
@@ -163,9 +114,10 @@ def test_a_refusal_names_command_code_reason_and_remedy(reason, hint):
     assert caught.value.returncode == 1
 
 
-def test_exit_code_0_without_an_id_is_a_refusal():
+def test_exit_code_0_without_an_id_is_a_refusal(monkeypatch):
+    monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
     with pytest.raises(SubmissionError):
-        submit(Says(sbatch=said(stdout="Submitted, honest!\n")))
+        submit(Says(sbatch=said(stdout="Submitted, honest!\n"), squeue=said(HEADER), scancel=said()))
 
 
 @pytest.mark.parametrize(
@@ -176,19 +128,26 @@ def test_exit_code_0_without_an_id_is_a_refusal():
             stderr="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
             returncode=1,
         ),
+        said(stdout="Welcome!\n"),
+        said(returncode=-9),
+        said(stderr="Connection to login closed by remote host.\n", returncode=255),
     ],
 )
 def test_a_job_whose_answer_was_lost_is_found_by_its_name(lost):
-    transport = Says(sbatch=lost, squeue=said(f"77{SEP}PENDING{SEP}None{SEP}n/a{SEP}jupyter-unique\n"))
+    transport = Says(sbatch=lost, squeue=said(f"{HEADER}77{SEP}PENDING{SEP}None{SEP}n/a{SEP}jupyter-unique\n"))
     assert submit(transport) == "77"
     assert "--name=jupyter-unique" in transport.asked[1]
 
 
 def test_a_job_that_the_controller_took_late_is_found(monkeypatch):
     monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
-    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(""))
+    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(HEADER))
     answers = iter(
-        [CommandTimeoutError("late", argv=["squeue"]), said(""), said(f"77{SEP}PENDING{SEP}None{SEP}n/a{SEP}x\n")]
+        [
+            CommandTimeoutError("late", argv=["squeue"]),
+            said(HEADER),
+            said(f"{HEADER}77{SEP}PENDING{SEP}None{SEP}n/a{SEP}x\n"),
+        ]
     )
 
     async def run(argv, *, stdin=b"", timeout):
@@ -201,14 +160,16 @@ def test_a_job_that_the_controller_took_late_is_found(monkeypatch):
 
 def test_a_submission_that_got_nowhere_is_an_error_and_none_follows_it(monkeypatch):
     monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
-    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(""), scancel=said(""))
+    transport = Says(sbatch=CommandTimeoutError("late", argv=["sh"]), squeue=said(HEADER), scancel=said(""))
     with pytest.raises(CommandTimeoutError, match="sbatch did not answer") as caught:
         submit(transport)
     assert "umask" not in str(caught.value), "our shell text is nobody's concern"
     assert transport.asked[-1] == ["scancel", "--name=jupyter-unique"]
 
 
-def test_a_submission_that_is_cancelled_leaves_no_job():
+def test_a_submission_that_is_cancelled_leaves_no_job(monkeypatch):
+    monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
+
     class Hangs(Says):
         async def run(self, argv, *, stdin=b"", timeout):
             if argv[0] == "sh":
@@ -217,9 +178,7 @@ def test_a_submission_that_is_cancelled_leaves_no_job():
             return await super().run(argv, stdin=stdin, timeout=timeout)
 
     async def main():
-        task = asyncio.ensure_future(
-            Slurm(transport).submit(run_dir="/d", log_directory="", request="{}", script="", job_name="jupyter-unique")
-        )
+        task = asyncio.ensure_future(Slurm(transport).submit(job()))
         await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -228,13 +187,36 @@ def test_a_submission_that_is_cancelled_leaves_no_job():
     began = asyncio.Event()
     transport = Hangs(scancel=said())
     asyncio.run(main())
-    assert transport.asked == [["scancel", "--name=jupyter-unique"]]
+    assert transport.asked[0] == ["scancel", "--name=jupyter-unique"]
+    assert len(transport.asked) > 1, "the controller may take it a moment later"
 
 
 def test_a_controller_that_does_not_answer_is_no_news_of_a_job():
     slurm = Slurm(Says(squeue=said(stderr="slurm_load_jobs error: Unable to contact slurm controller", returncode=1)))
     with pytest.raises(CommandError):
         asyncio.run(slurm.queue(["5"]))
+
+
+@pytest.mark.parametrize("garbage", ["", "Welcome!\n", "\ufffd\x1b[2J\ufffd", f"5{SEP}RUNN"])
+def test_an_answer_without_squeues_header_is_none(garbage):
+    with pytest.raises(CommandError, match="cannot be understood"):
+        asyncio.run(Slurm(Says(squeue=said(garbage))).queue(["5"]))
+
+
+def test_many_submissions_are_spread():
+    async def main():
+        moments = []
+
+        class Notes(Says):
+            async def run(self, argv, *, stdin=b"", timeout):
+                moments.append(asyncio.get_running_loop().time())
+                return await super().run(argv, stdin=stdin, timeout=timeout)
+
+        slurm = Slurm(Notes(sbatch=said("1\n")))
+        await asyncio.gather(*(slurm.submit(job()) for _ in range(4)))
+        return [after - before for before, after in itertools.pairwise(moments)]
+
+    assert min(asyncio.run(main())) > slurm_module.SUBMIT_PAUSE * 0.9
 
 
 def test_a_job_that_the_controller_forgot_is_an_answer():
@@ -271,16 +253,8 @@ def login_node(tmp_path, monkeypatch):
 
 
 def submit_for_real(run_dir: str, **kwargs: str) -> str:
-    slurm = Slurm(LocalTransport(), **kwargs)
-    return asyncio.run(
-        slurm.submit(
-            run_dir=run_dir,
-            log_directory="",
-            request='{"key": "secret with \\\\n and %s and \'quotes\'"}',
-            script="#!/bin/bash\necho hi\n",
-            job_name="jupyter-unique",
-        )
-    )
+    request = '{"key": "secret with \\\\n and %s and \'quotes\'"}'
+    return asyncio.run(Slurm(LocalTransport(), **kwargs).submit(job(run_dir, request, "#!/bin/bash\necho hi\n")))
 
 
 def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
@@ -354,3 +328,26 @@ def test_a_run_directory_that_cannot_be_made(login_node):
     with pytest.raises(CommandError, match="cannot be written") as caught:
         submit_for_real(str(login_node / "file" / "run"))
     assert "state_dir" in str(caught.value)
+
+
+def test_only_old_logs_of_failures_are_removed(tmp_path):
+    old = time.time() - 8 * 86400
+
+    def folder(name, *files, age=old):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("")
+        os.utime(tmp_path / name, (age, age))
+        return name
+
+    kept = {
+        folder(str(uuid.uuid4()), "job.log", age=time.time()),
+        folder(str(uuid.uuid4()), "job.log", "connection.json"),
+        folder(str(uuid.uuid4()), "job.log", "request.json"),
+        folder(str(uuid.uuid4()), "thesis.tex"),
+        folder("thesis", "job.log"),
+    }
+    folder(str(uuid.uuid4()), "job.log", "login-host")
+    folder(str(uuid.uuid4()))
+    asyncio.run(Slurm(LocalTransport()).prune(str(tmp_path)))
+    assert set(os.listdir(tmp_path)) == kept

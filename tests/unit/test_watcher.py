@@ -9,7 +9,7 @@ import pytest
 
 from slurm_provisioner import watcher
 from slurm_provisioner.errors import CommandError
-from slurm_provisioner.slurm import JobStatus
+from slurm_provisioner.status import JobStatus
 from slurm_provisioner.watcher import Watcher
 
 log = logging.getLogger("test")
@@ -37,6 +37,7 @@ class Controller:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(watcher, "YOUNG_INTERVAL", 0.001)
+    monkeypatch.setattr(watcher, "SILENCE_FIRST", 0.001)
 
 
 def told(controller: Controller, until: int) -> list[JobStatus]:
@@ -49,7 +50,7 @@ def told(controller: Controller, until: int) -> list[JobStatus]:
             if len(seen) >= until:
                 enough.set()
 
-        watch = Watcher(controller, log).watch("1", see)
+        watch = Watcher(controller, log).watch("1", "", see)
         await asyncio.wait_for(enough.wait(), 10)
         watch.close()
         return seen
@@ -96,6 +97,47 @@ def test_a_job_nobody_knows_has_ended_after_a_while(monkeypatch):
     assert told(Controller({}), 1) == [JobStatus("1", "NOT_FOUND")]
 
 
+def test_another_job_of_the_same_number_is_not_ours():
+    other = JobStatus("1", "FAILED", name="other")
+    assert told(Controller({"1": other}, {"1": RUNNING}, record=other), 1) == [RUNNING]
+
+
+def test_a_slow_record_delays_no_other_job():
+    class Slow(Controller):
+        async def look_up(self, job_id):
+            await asyncio.Event().wait()
+
+    async def main():
+        watcher_ = Watcher(Slow({"1": RUNNING}), log)
+        told_often = asyncio.Event()
+        seen = []
+
+        def see(status):
+            seen.append(status)
+            if len(seen) > 3:
+                told_often.set()
+
+        watches = [watcher_.watch("1", "", see), watcher_.watch("2", "", see)]
+        await asyncio.wait_for(told_often.wait(), 10)
+        for watch in watches:
+            watch.close()
+
+    asyncio.run(main())
+
+
+def test_a_controller_that_stays_silent_is_asked_less_and_less(monkeypatch):
+    monkeypatch.setattr(watcher, "SILENCE_FIRST", 0.05)
+    controller = Controller(down())
+
+    async def main():
+        watch = Watcher(controller, log).watch("1", "", lambda status: None)
+        await asyncio.sleep(0.4)  # polls at 0, 50, 150, 350 ms
+        watch.close()
+
+    asyncio.run(main())
+    assert len(controller.asked) <= 4
+
+
 def test_one_poll_asks_for_all_jobs_and_none_is_made_for_nobody():
     async def main():
         controller = Controller({str(n): JobStatus(str(n), "RUNNING") for n in range(50)})
@@ -108,7 +150,7 @@ def test_one_poll_asks_for_all_jobs_and_none_is_made_for_nobody():
             if len(seen) == 50:
                 all_told.set()
 
-        watches = [watcher_.watch(str(n), see) for n in range(50)]
+        watches = [watcher_.watch(str(n), "", see) for n in range(50)]
         await asyncio.wait_for(all_told.wait(), 10)
         polls = len(controller.asked)
         assert sorted(controller.asked[-1], key=int) == [str(n) for n in range(50)]
@@ -129,7 +171,7 @@ def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatc
         clock = [1000.0]
         monkeypatch.setattr(watcher.time, "monotonic", lambda: clock[0])
         watcher_ = Watcher(Controller({}), log)
-        watch = watcher.Watch(watcher_, "1", lambda status: None)
+        watch = watcher.Watch(watcher_, "1", "", lambda status: None)
         assert watch.interval == 1
         clock[0] += 100
         assert watch.interval == 10

@@ -1,0 +1,18 @@
+"""The environment of Slurm's commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+__all__ = ["clean_environment"]
+
+# Slurm's commands read options from these, and an enclosing job sets SLURM_*: both would change what our own
+# options mean (INPUT ENVIRONMENT VARIABLES in sbatch(1), squeue(1), scancel(1), sacct(1)).
+_SLURM_OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|SINFO|SCONTROL|SPRIO|SPANK)_")
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` without what would change the meaning of Slurm's commands."""
+    return {name: value for name, value in environ.items() if name in _KEPT or not _SLURM_OPTIONS.match(name)}

@@ -1,0 +1,231 @@
+"""What Slurm says of jobs: the commands that ask, and what their answers mean. Pure text.
+
+Sources: squeue(1) (JOB STATE CODES), scontrol(1), sacct(1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from .sbatch import clusters_option
+
+__all__ = [
+    "JobStatus",
+    "Phase",
+    "account_argv",
+    "control_argv",
+    "find_argv",
+    "parse_account",
+    "parse_control",
+    "parse_queue",
+    "phase_of",
+    "queue_argv",
+    "state_argv",
+]
+
+#: Separates fields: cannot occur in a job name, reason or host list.
+SEPARATOR = "\x1f"
+
+
+class Phase(Enum):
+    """What a state means for a kernel."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+_PHASES = {
+    # waiting for resources, or for the nodes to boot
+    **dict.fromkeys(
+        [
+            "PENDING",
+            "CONFIGURING",
+            "POWER_UP_NODE",
+            "REQUEUED",
+            "REQUEUE_FED",
+            "REQUEUE_HOLD",
+            "RESV_DEL_HOLD",
+            "SPECIAL_EXIT",
+        ],
+        Phase.PENDING,
+    ),
+    **dict.fromkeys(
+        [
+            "RUNNING",
+            "COMPLETING",  # its processes are being ended; the final state follows
+            "RESIZING",
+            "SIGNALING",
+            "STAGE_OUT",
+            "STOPPED",
+            "SUSPENDED",
+            "UPDATE_DB",
+        ],
+        Phase.RUNNING,
+    ),
+    **dict.fromkeys(
+        [
+            "BOOT_FAIL",
+            "CANCELLED",
+            "COMPLETED",
+            "DEADLINE",
+            "FAILED",
+            "LAUNCH_FAILED",
+            "NODE_FAIL",
+            "OUT_OF_MEMORY",
+            "PREEMPTED",
+            "RECONFIG_FAIL",
+            "REVOKED",
+            "TIMEOUT",
+            "NOT_FOUND",  # not Slurm's: nobody remembers the job any more
+        ],
+        Phase.ENDED,
+    ),
+}
+
+
+def phase_of(state: str) -> Phase:
+    """Return what a state means; a state this version does not know is `UNKNOWN`, never an end."""
+    return _PHASES.get(state, Phase.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What Slurm says of a job.
+
+    Attributes
+    ----------
+    job_id : str
+        The job's id.
+    state : str
+        Its state in full, such as ``PENDING``.
+    reason : str
+        Why it is pending or ended, as Slurm names it, or "".
+    node : str
+        The node its batch script runs on, or "".
+    exit_code, exit_signal : int or None
+        How its script ended, once known.
+    name : str
+        Its name, or "" where that is not told.
+    """
+
+    job_id: str
+    state: str
+    reason: str = ""
+    node: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    name: str = ""
+
+    @property
+    def phase(self) -> Phase:
+        """What the state means."""
+        return phase_of(self.state)
+
+
+_QUEUE_FIELDS = ["%A", "%T", "%r", "%B", "%j"]
+_QUEUE_HEADER = ["JOBID", "STATE", "REASON", "EXEC_HOST", "NAME"]
+
+
+def queue_argv(job_ids: Iterable[str], clusters: str = "") -> list[str]:
+    """Return the squeue command for some jobs of this user, ended ones included while the controller has them.
+
+    ``--me`` lets the controller pick the user's jobs, where a list of ids alone makes squeue fetch everybody's.
+    """
+    return [*_queue(clusters), f"--jobs={','.join(job_ids)}"]
+
+
+def find_argv(job_name: str, clusters: str = "") -> list[str]:
+    """Return the squeue command that finds this user's jobs of one name."""
+    return [*_queue(clusters), f"--name={job_name}"]
+
+
+def state_argv(job_id: str, clusters: str = "") -> list[str]:
+    """Return the squeue command that prints one job's state, and nothing else."""
+    return ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job_id}", *clusters_option(clusters)]
+
+
+def _queue(clusters: str) -> list[str]:
+    format_ = SEPARATOR.join(_QUEUE_FIELDS)
+    return ["squeue", "--me", "--states=all", f"--format={format_}", *clusters_option(clusters)]
+
+
+def parse_queue(stdout: str) -> dict[str, JobStatus] | None:
+    """Return the jobs in squeue's output by id; None if that is no answer of squeue.
+
+    Its header shows that it is one: an empty output is not an empty queue. Other lines that are not jobs (banners,
+    ``CLUSTER: x``) are passed over.
+    """
+    lines = [[field.strip() for field in line.split(SEPARATOR)] for line in stdout.splitlines()]
+    if _QUEUE_HEADER not in lines:
+        return None
+    jobs = {}
+    for fields in lines:
+        if len(fields) == len(_QUEUE_FIELDS) and fields[0].isdigit():
+            job_id, state, reason, node, name = fields
+            jobs[job_id] = JobStatus(job_id, state, _reason(reason), "" if node == "n/a" else node, name=name)
+    return jobs
+
+
+def control_argv(job_id: str, clusters: str = "") -> list[str]:
+    """Return the scontrol command that shows one job."""
+    return ["scontrol", "--oneliner", "show", "job", job_id, *clusters_option(clusters)]
+
+
+def parse_control(stdout: str, job_id: str) -> JobStatus | None:
+    """Return a job in the output of ``scontrol --oneliner show job``."""
+
+    def field(name: str) -> str:
+        match = re.search(rf"(?:^|\s){name}=(\S*)", stdout)
+        return match[1] if match else ""
+
+    if field("JobId") != job_id:
+        return None
+    code, signal = _exit(field("ExitCode"))
+    state, reason = field("JobState"), _reason(field("Reason"))
+    return JobStatus(job_id, state, reason, field("BatchHost"), code, signal, field("JobName"))
+
+
+_ACCOUNT_FIELDS = ["JobIDRaw", "State", "ExitCode", "Reason", "NodeList", "JobName"]
+
+
+def account_argv(job_id: str, clusters: str = "") -> list[str]:
+    """Return the sacct command for one job."""
+    return [
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        f"--delimiter={SEPARATOR}",
+        "--allocations",
+        "--duplicates",
+        f"--jobs={job_id}",
+        f"--format={','.join(_ACCOUNT_FIELDS)}",
+        *clusters_option(clusters),
+    ]
+
+
+def parse_account(stdout: str, job_id: str) -> JobStatus | None:
+    """Return a job's last record in sacct's output."""
+    last = None
+    for line in stdout.splitlines():
+        fields = [field.strip() for field in line.split(SEPARATOR)]
+        if len(fields) != len(_ACCOUNT_FIELDS) or fields[0] != job_id:
+            continue
+        code, signal = _exit(fields[2])
+        state = fields[1].split(" ")[0]  # "CANCELLED by 1000"
+        node = "" if fields[4] == "None assigned" else fields[4]
+        last = JobStatus(job_id, state, _reason(fields[3]), node, code, signal, fields[5])
+    return last
+
+
+def _reason(text: str) -> str:
+    return "" if text in ("None", "(null)", "") else text.strip("()")
+
+
+def _exit(text: str) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    return (int(match[1]), int(match[2]) or None) if match else (None, None)

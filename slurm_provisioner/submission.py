@@ -1,0 +1,97 @@
+"""What is handed to sbatch for one launch: names, paths, the request and the batch script. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+
+from . import batch
+from .config import KernelConfig
+from .credentials import Identity
+from .request import KernelCommand, launch_request
+from .transport import Account
+
+__all__ = ["Submission", "prepare"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job to be submitted.
+
+    Attributes
+    ----------
+    job_name : str
+        Its unique name.
+    run_dir : str
+        The run directory on the cluster.
+    log_directory : str
+        The folder of its log, "" if only Slurm can tell.
+    request : str
+        The supervisor's request, one line of JSON.
+    script : str
+        The batch script.
+    """
+
+    job_name: str
+    run_dir: str
+    log_directory: str
+    request: str = field(repr=False)
+    script: str = field(repr=False)
+    _config: KernelConfig = field(repr=False)
+    _account: Account = field(repr=False)
+
+    def log_path(self, job_id: str) -> str:
+        """Return the path of the job's log, once it has an id; "" if only the node can tell."""
+        names = {"job_id": job_id, "job_name": self.job_name, "user": self._account.user}
+        return batch.log_path(self._config, run_dir=self.run_dir, home=self._account.home, **names) or ""
+
+
+def prepare(
+    config: KernelConfig,
+    command: KernelCommand,
+    account: Account,
+    *,
+    kernel_id: str,
+    nonce: str,
+    supervisor: Identity,
+    server_certificate: str,
+    stop_timeout: float,
+    squeue: list[str],
+    delay: int = 0,
+) -> Submission:
+    """Return what to submit.
+
+    Parameters
+    ----------
+    config, command, kernel_id, nonce, supervisor, server_certificate, stop_timeout, squeue
+        As for `slurm_provisioner.request.launch_request`.
+    account : Account
+        Who submits.
+    delay : int
+        Seconds until Slurm may start it.
+    """
+    home = account.home
+    run_dir = f"{batch.expand_home(config.state_dir, home)}/{kernel_id}"
+    job_name = f"{config.job_name}-{kernel_id[:8]}-{nonce[:6]}"
+    launcher = resources.files(__package__).joinpath("launcher.py").read_text(encoding="utf-8")
+    request = launch_request(
+        config,
+        command,
+        home=home,
+        kernel_id=kernel_id,
+        nonce=nonce,
+        supervisor=supervisor,
+        server_certificate=server_certificate,
+        stop_timeout=stop_timeout,
+        squeue=squeue,
+    )
+    return Submission(
+        job_name=job_name,
+        run_dir=run_dir,
+        log_directory=batch.log_directory(config, run_dir=run_dir, home=home) or "",
+        request=json.dumps(request),
+        script=batch.render(config, job_name=job_name, run_dir=run_dir, home=home, launcher=launcher, delay=delay),
+        _config=config,
+        _account=account,
+    )

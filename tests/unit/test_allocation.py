@@ -1,0 +1,153 @@
+"""What an allocation makes of contradictory news, which no cluster gives on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slurm_provisioner.allocation import FENCE_MARGIN, Allocation
+from slurm_provisioner.config import KernelConfig
+from slurm_provisioner.job import KernelJob
+from slurm_provisioner.status import JobStatus
+
+log = logging.getLogger("test.allocation")
+
+
+class Recorder:
+    """Stands for Slurm and the watcher, and keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, Any]] = []
+
+    async def cancel(self, job_id):
+        self.done.append(("cancel", job_id))
+
+    async def tail(self, path):
+        return ""
+
+    def close(self):
+        self.done.append(("close", None))
+
+    def hurry(self):
+        self.done.append(("hurry", None))
+
+
+class Link:
+    """A link that is as the test says."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.lost_in_silence = False
+        self.last_sent = 0.0
+        self.calls: list[str] = []
+
+    async def call(self, do, **fields):
+        self.calls.append(do)
+        return {}
+
+    def detach(self):
+        self.connected = False
+
+
+def allocation(**config: Any) -> Any:
+    """One whose kernel is up."""
+    recorder, link = Recorder(), Link()
+    new: Any = Allocation(SimpleNamespace(slurm=recorder), link, KernelConfig(**config), "k", log)
+    new.link, new.recorder, new._watch = link, recorder, recorder
+    new.record.job_id, new.record.node = "7", "c1"
+    new.heard({"event": "status", "state": "ready", "generation": 1})
+    new.link_changed(True)
+    return new
+
+
+def says(state: str) -> JobStatus:
+    return JobStatus("7", state)
+
+
+@pytest.mark.parametrize("state", ["SOMETHING_NEW", "", "PENDING", "COMPLETING", "NOT_FOUND"])
+def test_what_is_no_evidence_does_not_end_a_kernel_that_speaks(state):
+    async def main():
+        job = allocation()
+        for _ in range(3):
+            job._slurm_says(says(state))
+        assert job.record.exit_code is None
+        assert not job.record.over
+        assert not job.link.calls
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_slurm_gave_up_is_ended_where_it_can_be_reached():
+    async def main():
+        job = allocation()
+        job._slurm_says(says("NODE_FAIL"))
+        assert job.record.over
+        job.heard({"event": "bye", "reason": "stop"})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert job.link.calls == ["stop"]
+        assert not job.may_run_until, "it said goodbye"
+
+    asyncio.run(main())
+
+
+def test_a_job_that_was_queued_again_is_cancelled():
+    async def main():
+        job = allocation()
+        job.link.connected = False
+        job._slurm_says(says("PENDING"))
+        assert not job.record.over, "that may have been asked before it ran"
+        job._slurm_says(says("PENDING"))
+        assert job.record.over
+        assert job.record.status.state == "REQUEUED"
+        await asyncio.sleep(0.01)
+        assert ("cancel", "7") in job.recorder.done
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "silent", "config", "held"),
+    [
+        ("NODE_FAIL", False, {}, True),
+        ("NOT_FOUND", False, {}, True),
+        ("CANCELLED", True, {}, True),
+        ("CANCELLED", False, {}, False),
+        ("FAILED", False, {}, False),
+        ("NODE_FAIL", False, {"persistent": True}, False),
+    ],
+)
+def test_until_when_a_lost_kernel_may_run(state, silent, config, held):
+    async def main():
+        job = allocation(lease="10m", **config)
+        job.link.connected, job.link.lost_in_silence, job.link.last_sent = False, silent, 1000.0
+        job._slurm_says(says(state))
+        assert job.may_run_until == (1000 + 600 + FENCE_MARGIN if held else 0)
+
+    asyncio.run(main())
+
+
+def test_the_new_job_waits_for_the_end_of_a_lost_kernel(monkeypatch, caplog):
+    begun: list[float] = []
+
+    async def start(self, command, *, not_before=0):
+        begun.append(not_before)
+
+    async def main():
+        now = asyncio.get_running_loop().time()
+        lost = allocation(lease="10m")
+        lost.link.connected, lost.link.last_sent = False, now
+        lost._slurm_says(says("NODE_FAIL"))
+        job: Any = KernelJob.__new__(KernelJob)
+        job.allocation, job._log, job._cluster, job._link, job._kernel_id = lost, log, None, lost.link, "k"
+        monkeypatch.setattr(Allocation, "start", start)
+        await job._submit(KernelConfig(), None)
+        assert begun == [now + 600 + FENCE_MARGIN]
+
+    asyncio.run(main())
+    assert "Node c1 was lost" in caplog.text
+    assert "`lease`" in caplog.text
