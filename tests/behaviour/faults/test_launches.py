@@ -14,6 +14,7 @@ from conftest import eventually, queue, queue_empties, remove_folders_of_the_kil
 from jupyter_client.manager import AsyncKernelManager
 from servers import running_server
 from stand_ins import StandIns
+from tools import QUEUED
 from watched import until
 
 
@@ -36,7 +37,6 @@ class Moment:
     sbatch: str = ":"
 
 
-QUEUED = {"sbatch": {"begin": "now+1hour"}}
 NO_KERNEL = ["/bin/sleep", "600"]
 MOMENTS = {
     "before sbatch asks": Moment({}, sbatch='touch "$0.begun"; sleep 1'),

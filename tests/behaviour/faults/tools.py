@@ -6,11 +6,19 @@ import errno
 import logging
 
 import pytest
-from conftest import Kernel, control, eventually
+from conftest import Kernel, control, eventually, slurm
 from stand_ins import StandIns
 
 from slurm_provisioner.loop import background_loop
 from slurm_provisioner.transport.local import LocalTransport
+
+#: What a kernelspec has for a job that waits in the queue.
+QUEUED = {"sbatch": {"begin": "now+1hour"}}
+
+
+def start_now(job_id: str) -> None:
+    """Let a `QUEUED` job start."""
+    slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now")
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -20,6 +28,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         "slurm.FIND_PAUSE": 0.5,
         "watcher.YOUNG_INTERVAL": 0.3,
         "watcher.LINKED_INTERVAL": 0.3,
+        "watcher.SILENCE_FIRST": 0.3,
+        "watcher.SILENCE_LAST": 0.3,
     }
     for name, value in {**shorter, **{name.replace("__", "."): value for name, value in seconds.items()}}.items():
         monkeypatch.setattr(f"slurm_provisioner.{name}", value)
