@@ -110,8 +110,7 @@ class JobRecord:
 
     def _leaves(self, why: str) -> None:
         if not self.leaving and not self.stopping:
-            self.obituary = f"Job {self.job_id} on {self.node} is about to end: {explain.leaving(why)}."
-            self._log.warning("%s", self.obituary)
+            self._log.warning("Job %s on %s is about to end: %s.", self.job_id, self.node, explain.leaving(why))
         self.leaving = self.leaving or why
 
     def slurm_ended_it(self, status: JobStatus) -> None:
