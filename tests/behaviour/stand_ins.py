@@ -1,17 +1,20 @@
-"""Slurm's commands, made to answer what the real ones cannot be made to answer when a test wants it."""
+"""Programs in the place of others: Slurm's commands, made to fail when a test wants it, and a container's runtime."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = ("sbatch", "scancel", "scontrol", "squeue", "sacct")
 WRAPPER = """#!/bin/bash
 printf '%s\\n' "$*" >> {calls}
 real={real}
 [ ! -e {fault} ] || . {fault}
-exec "$real" "$@"
+exec -a "$0" "$real" "$@"
 """
 
 
@@ -46,3 +49,38 @@ class StandIns:
         """The arguments of each call so far."""
         path = self.folder / f"{program}.calls"
         return path.read_text().splitlines() if path.exists() else []
+
+    def at_work(self) -> bool:
+        """Whether any of the commands is running."""
+        mine = os.fsencode(self.folder)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if mine in path.read_bytes():
+                    return True
+        return False
+
+
+CONTAINER = """#!/bin/bash
+# stands in for apptainer: takes its options, tells them, and runs the command
+[ "$1" = exec ] || exit 64
+shift
+while [ "$1" = --bind ]; do
+    binds="$binds $2"
+    shift 2
+done
+export INSIDE="$1" BINDS="$binds"
+shift
+exec "$@"
+"""
+
+
+def container(parent: Path) -> dict[str, Any]:
+    """What a kernelspec has for a kernel in a container."""
+    apptainer = parent / "bin" / "apptainer"
+    apptainer.parent.mkdir()
+    apptainer.write_text(CONTAINER)
+    apptainer.chmod(0o755)
+    return {
+        "container": {"image": "/images/python.sif", "binds": ["/data"]},
+        "prologue": [f"PATH={apptainer.parent}:$PATH"],
+    }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import control, slurm
+from stand_ins import container
 
 
 def test_gpus(start, kernelspec):
@@ -71,29 +72,8 @@ def test_modules(start, kernelspec):
         profile.unlink()
 
 
-CONTAINER = """#!/bin/bash
-# stands in for apptainer: takes its options, tells them, and runs the command
-[ "$1" = exec ] || exit 64
-shift
-while [ "$1" = --bind ]; do
-    binds="$binds $2"
-    shift 2
-done
-export INSIDE="$1" BINDS="$binds"
-shift
-exec "$@"
-"""
-
-
 def test_a_container(start, kernelspec, tmp_path):
-    apptainer = tmp_path / "bin" / "apptainer"
-    apptainer.parent.mkdir()
-    apptainer.write_text(CONTAINER)
-    apptainer.chmod(0o755)
-    name = kernelspec(
-        container={"image": "/images/python.sif", "binds": ["/data"]}, prologue=[f"PATH={tmp_path}/bin:$PATH"]
-    )
-    kernel = start(name)
+    kernel = start(kernelspec(**container(tmp_path)))
     inside, binds = kernel.run("import os; print(os.environ['INSIDE'], os.environ['BINDS'], sep=chr(10))").split("\n")
     assert inside == "/images/python.sif"
     assert binds.endswith(" /data")

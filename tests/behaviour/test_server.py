@@ -3,114 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-import socket
-import subprocess
-import sys
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import eventually, queue, queue_empties, slurm
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.websocket import WebSocketClientConnection, websocket_connect
-
-TOKEN = "only-for-this-test"
-
-
-class Server:
-    def __init__(self, port: int) -> None:
-        self.base = f"127.0.0.1:{port}"
-
-    async def ask(self, method: str, path: str, body: Any = None) -> HTTPResponse:
-        request = HTTPRequest(
-            f"http://{self.base}/api/{path}",
-            method=method,
-            headers={"Authorization": f"token {TOKEN}"},
-            body=None if body is None else json.dumps(body),
-            allow_nonstandard_methods=True,
-            request_timeout=90,
-        )
-        return await AsyncHTTPClient().fetch(request, raise_error=False)
-
-    async def new_session(self, kernel: str) -> HTTPResponse:
-        return await self.ask(
-            "POST",
-            "sessions",
-            {"path": "x.ipynb", "name": "x", "type": "notebook", "kernel": {"name": kernel}},
-        )
-
-    @contextlib.asynccontextmanager
-    async def channels(self, kernel_id: str) -> AsyncIterator[WebSocketClientConnection]:
-        url = f"ws://{self.base}/api/kernels/{kernel_id}/channels?session_id={uuid.uuid4().hex}&token={TOKEN}"
-        connection = await asyncio.wait_for(websocket_connect(url), 60)
-        try:
-            yield connection
-        finally:
-            connection.close()
-            while await connection.read_message() is not None:
-                pass
-
-
-async def execute(channels: WebSocketClientConnection, code: str) -> str:
-    """What some code prints, through a websocket as JupyterLab holds it."""
-    msg_id = uuid.uuid4().hex
-    header = {
-        "msg_id": msg_id,
-        "msg_type": "execute_request",
-        "session": "s",
-        "username": "",
-        "version": "5.3",
-    }
-    content = {
-        "code": code,
-        "silent": False,
-        "store_history": True,
-        "user_expressions": {},
-        "allow_stdin": False,
-    }
-    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-    await channels.write_message(json.dumps(message))
-    printed = ""
-    while True:
-        answer = json.loads(await asyncio.wait_for(channels.read_message(), 60))
-        if answer["parent_header"].get("msg_id") != msg_id:
-            continue
-        if answer["msg_type"] == "stream":
-            printed += answer["content"]["text"]
-        elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
-            return printed.strip()
+from conftest import queue, queue_empties, slurm
+from servers import Server, execute, running_server
 
 
 @pytest.fixture
 def server(jupyter_home, tmp_path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    log = tmp_path / "server.log"
-    argv = [
-        sys.executable, "-m", "jupyter_server", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={tmp_path}", "--KernelRestarter.time_to_dead=0.5",
-    ]  # fmt: skip
-    with log.open("w") as file:
-        process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    eventually(answers, "a server that listens")
-    yield Server(port)
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"the server did not end: {log.read_text()}")
-    assert "Traceback" not in re.sub(r"(?s)Traceback.*?(SubmissionError|JobEndedError)[^\n]*", "", log.read_text())
+    with running_server(tmp_path) as server:
+        yield server
+    log = server.log.read_text()
+    assert "Traceback" not in re.sub(r"(?s)Traceback.*?(SubmissionError|JobEndedError)[^\n]*", "", log)
 
 
 def test_a_notebook_over_websockets_and_restarts(server, kernelspec):

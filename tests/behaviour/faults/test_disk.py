@@ -1,0 +1,164 @@
+"""A state_dir that is full, read-only, late, or meddled with: a clear error or a working kernel, never another's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import eventually, launching, queue, queue_empties, refused, slurm
+from jupyter_client.manager import AsyncKernelManager
+
+from slurm_provisioner.errors import CommandError, JobError
+
+HELD = {"sbatch": {"hold": True}}
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte free."""
+    with (disk / "ballast").open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 1024)
+
+
+def test_a_disk_that_is_full(kernelspec, hands):
+    disk = hands.disk("64k")
+    name = kernelspec(state_dir=str(disk / "state"))
+    fill(disk)
+    text = refused(CommandError, name)
+    assert f"{disk}/state" in text
+    assert "Free some space" in text
+    assert "`state_dir`" in text
+
+
+def test_a_disk_that_cannot_be_written(kernelspec, hands):
+    disk = hands.disk("64k")
+    hands.write_protect(disk)
+    text = refused(CommandError, kernelspec(state_dir=str(disk)))
+    assert "Read-only file system" in text
+    assert "`state_dir`" in text
+
+
+def test_a_state_dir_that_is_a_file(kernelspec, tmp_path):
+    (tmp_path / "state").touch()
+    assert "`state_dir`" in refused(CommandError, kernelspec(state_dir=str(tmp_path / "state")))
+
+
+def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> str:
+    """Meddle with the run directory of a launch while its job is held; then run a cell."""
+
+    async def main() -> str:
+        manager = AsyncKernelManager(kernel_name=name)
+        launch = await launching(manager, "PENDING")
+        job_id = queue()[0].split()[0]
+        meddle(state_dir / manager.kernel_id)
+        slurm("scontrol", "release", job_id)
+        await launch
+        client = manager.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute_interactive("1 + 1", timeout=60, output_hook=lambda msg: None)
+        client.stop_channels()
+        await manager.shutdown_kernel()
+        return reply["content"]["status"]
+
+    return asyncio.run(main())
+
+
+def test_a_disk_that_fills_up_while_the_job_is_queued(kernelspec, hands):
+    disk = hands.disk("256k")
+    with pytest.raises(JobError) as caught:
+        launched(kernelspec(state_dir=str(disk), **HELD), disk, lambda _: fill(disk))
+    assert "`state_dir`" in str(caught.value)
+    assert "space" in str(caught.value)
+    queue_empties()
+
+
+def test_a_disk_that_fills_up_while_the_kernel_runs(start, kernelspec, hands):
+    disk = hands.disk("256k")
+    kernel = start(kernelspec(state_dir=str(disk)))
+    fill(disk)
+    kernel.run("import os; os.write(1, b'no place for this in the log')")
+    kernel.restart()
+    assert kernel.run("6 * 7") == "42"
+    kernel.manager.shutdown_kernel()
+    queue_empties()
+    assert [path.name for path in disk.iterdir()] == ["ballast"]
+
+
+def test_a_run_directory_that_vanishes_while_the_job_is_queued(kernelspec, tmp_path):
+    with pytest.raises(JobError) as caught:
+        launched(kernelspec(state_dir=str(tmp_path / "state"), **HELD), tmp_path / "state", shutil.rmtree)
+    assert "`state_dir`" in str(caught.value)
+    queue_empties()
+
+
+def test_a_run_directory_that_vanishes_while_the_kernel_runs(start, kernelspec, tmp_path):
+    kernel = start(kernelspec(state_dir=str(tmp_path / "state")))
+    shutil.rmtree(tmp_path / "state")
+    assert kernel.run("6 * 7") == "42"
+    kernel.restart()
+    assert kernel.run("6 * 7") == "42"
+    kernel.manager.shutdown_kernel()
+    queue_empties()
+
+
+OTHERS = {
+    "another launch's": json.dumps(
+        {"protocol": 1, "nonce": "0" * 32, "job_id": "1", "node": "n1", "hosts": ["127.0.0.1"], "port": 9, "pid": 1}
+    ),
+    "half of one": '{"protocol": 1, "nonce": "0',
+    "an empty object": "{}",
+    "no object": "null",
+    "garbage": "\udcff\udcfe\0",
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS)
+def test_a_connection_file_that_is_not_ours_is_passed_over(kernelspec, tmp_path, text):
+    def meddle(run_dir: Path) -> None:
+        (run_dir / "connection.json").write_bytes(text.encode(errors="surrogateescape"))
+
+    state_dir = tmp_path / "state"
+    assert launched(kernelspec(state_dir=str(state_dir), **HELD), state_dir, meddle) == "ok"
+
+
+def test_files_of_a_former_launch_are_passed_over(kernelspec, tmp_path):
+    """A kernel's folder that its last launch left behind, a failure say, is used again."""
+    state_dir = tmp_path / "state"
+
+    async def main() -> None:
+        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(state_dir)))
+        manager.kernel_id = "a-kernel-of-old"
+        run_dir = state_dir / "a-kernel-of-old"
+        run_dir.mkdir(parents=True)
+        (run_dir / "connection.json").write_text(OTHERS["another launch's"])
+        (run_dir / "request.json").write_text('{"protocol": 1}')
+        (run_dir / "job.log").write_text("a story of old\n")
+        await manager.start_kernel()
+        assert "of old" not in (run_dir / "job.log").read_text()
+        await manager.shutdown_kernel()
+
+    asyncio.run(main())
+
+
+def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
+    hidden = tmp_path / "hidden.json"
+
+    async def main() -> None:
+        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(tmp_path / "state"), **HELD))
+        launch = await launching(manager, "PENDING")
+        request = tmp_path / "state" / manager.kernel_id / "request.json"
+        request.rename(hidden)
+        slurm("scontrol", "release", queue()[0].split()[0])
+        await asyncio.to_thread(eventually, lambda: "RUNNING" in queue()[0], "a job that runs")
+        half = hidden.read_bytes()[:100]
+        request.write_bytes(half)
+        hidden.rename(request)
+        await launch
+        await manager.shutdown_kernel()
+
+    asyncio.run(main())

@@ -1,0 +1,164 @@
+"""A launch that is broken off, by whomever and at whatever moment, leaves no job."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from conftest import eventually, queue, queue_empties, remove_folders_of_the_killed
+from jupyter_client.manager import AsyncKernelManager
+from servers import running_server
+from stand_ins import StandIns
+from watched import until
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stage of a launch that lasts until it is broken off.
+
+    Attributes
+    ----------
+    config : dict
+        What the kernelspec has for it.
+    argv : list
+        The kernel, where it must not come up.
+    sbatch : str
+        What sbatch does first.
+    """
+
+    config: dict[str, object]
+    argv: list[str] | None = None
+    sbatch: str = ":"
+
+
+QUEUED = {"sbatch": {"begin": "now+1hour"}}
+NO_KERNEL = ["/bin/sleep", "600"]
+MOMENTS = {
+    "before sbatch asks": Moment({}, sbatch='touch "$0.begun"; sleep 1'),
+    "before sbatch answers": Moment(
+        QUEUED, sbatch='answer=$("$real" "$@"); touch "$0.begun"; sleep 1; echo $answer; exit'
+    ),
+    "while it is queued": Moment(QUEUED),
+    "while its job starts": Moment({"prologue": ["sleep 600"]}),
+    "while its kernel starts": Moment({}, NO_KERNEL),
+}
+
+
+@pytest.fixture
+def stage(kernelspec, commands, tmp_path) -> Callable[[str], tuple[str, Callable[[], bool]]]:
+    """A kernelspec whose launch comes as far as a moment, and whether it has."""
+
+    def stage(name: str) -> tuple[str, Callable[[], bool]]:
+        moment = MOMENTS[name]
+        commands.fail(moment.sbatch, "sbatch")
+        state_dir = tmp_path / "state"
+        spec = kernelspec(
+            argv=moment.argv, slurm_bin=str(commands), state_dir=str(state_dir), lease="2s", **moment.config
+        )
+        begun = (commands.folder / "sbatch.begun").exists
+        reached = {
+            "while it is queued": lambda: "PENDING" in "".join(queue()),
+            "while its job starts": lambda: "RUNNING" in "".join(queue()),
+            "while its kernel starts": lambda: [*state_dir.glob("*/connection.json")],
+        }
+        return spec, reached.get(name, begun)
+
+    return stage
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_cancelled(stage, commands, moment):
+    name, reached = stage(moment)
+
+    async def main() -> None:
+        launch = asyncio.ensure_future(AsyncKernelManager(kernel_name=name).start_kernel())
+        await until(reached, moment)
+        launch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await launch
+
+    asyncio.run(main())
+    nothing_follows(commands)
+
+
+def test_cancelled_at_many_moments(kernelspec):
+    name = kernelspec()
+
+    async def one(delay: float) -> None:
+        manager = AsyncKernelManager(kernel_name=name)
+        launch = asyncio.ensure_future(manager.start_kernel())
+        await asyncio.wait([launch], timeout=delay)
+        if launch.cancel():
+            await asyncio.gather(launch, return_exceptions=True)
+        else:
+            await manager.shutdown_kernel()
+        await manager.cleanup_resources()
+
+    async def main() -> None:
+        await asyncio.gather(*(one(0.15 * number) for number in range(16)))
+
+    asyncio.run(main())
+    queue_empties()
+
+
+SCRIPT = """
+import sys
+from jupyter_client.manager import KernelManager
+KernelManager(kernel_name=sys.argv[1]).start_kernel()
+"""
+
+
+def nothing_follows(commands: StandIns) -> None:
+    """Wait until no command of a killed server is at work any more, and see what has become of its job."""
+    eventually(lambda: not commands.at_work(), "the end of the last command")
+    queue_empties()
+    remove_folders_of_the_killed()
+
+
+def broken_off(commands: StandIns, argv: list[str], reached: Callable[[], bool], signum: signal.Signals) -> None:
+    """Send a program a signal when it is launching: it ends, and so does its job."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        eventually(reached, "that moment")
+        process.send_signal(signum)
+        process.wait(30)
+    finally:
+        process.kill()
+    nothing_follows(commands)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_script_that_gets(stage, commands, moment, signum):
+    name, reached = stage(moment)
+    broken_off(commands, [sys.executable, "-c", SCRIPT, name], reached, signum)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_to_jupyter_run(stage, commands, tmp_path, moment):
+    name, reached = stage(moment)
+    (tmp_path / "cell.py").write_text("1 + 1")
+    argv = [sys.executable, "-m", "jupyter", "run", f"--kernel={name}", str(tmp_path / "cell.py")]
+    broken_off(commands, argv, reached, signal.SIGINT)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+@pytest.mark.parametrize("moment", ["before sbatch answers", "while it is queued", "while its kernel starts"])
+def test_a_jupyter_server_that_gets(stage, commands, tmp_path, moment, signum):
+    name, reached = stage(moment)
+    with running_server(tmp_path) as server:
+
+        async def main() -> None:
+            session = asyncio.ensure_future(server.new_session(name))
+            await until(reached, moment)
+            server.process.send_signal(signum)
+            await asyncio.gather(session, return_exceptions=True)
+
+        asyncio.run(main())
+        server.process.wait(30)
+        nothing_follows(commands)

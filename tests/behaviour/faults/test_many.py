@@ -1,0 +1,62 @@
+"""Many kernels at once on one server: each has its own job, and none of them waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import queue, queue_empties
+from jupyter_client.multikernelmanager import AsyncMultiKernelManager
+
+from slurm_provisioner.errors import SubmissionError
+
+COUNT = 30
+#: More would be a burden for everybody's controller.
+SUBMISSIONS_AT_ONCE = 8
+#: Tells when a command begins and ends, in one file for all.
+TRACED = 'echo begin >> "$0.trace"; "$real" "$@"; code=$?; echo end >> "$0.trace"; exit $code'
+
+
+def at_once(trace: str) -> int:
+    """How many commands ran side by side at most."""
+    most = now = 0
+    for word in trace.split():
+        now += 1 if word == "begin" else -1
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.timeout(240)
+def test_many_kernels_start_together(kernelspec, commands):
+    commands.fail(TRACED, "sbatch", "squeue")
+    many = {"slurm_bin": str(commands), "mem": "200M"}
+    good, bad, held = (
+        kernelspec("good", **many),
+        kernelspec("bad", partition="nope", **many),
+        kernelspec("held", sbatch={"hold": True}, **many),
+    )
+
+    async def main() -> None:
+        manager = AsyncMultiKernelManager()
+
+        async def job_of(name: str) -> str:
+            kernel_id = await manager.start_kernel(kernel_name=name)
+            return manager.get_kernel(kernel_id).provisioner.job_id
+
+        waiting = asyncio.ensure_future(job_of(held))
+        refusal, *jobs = await asyncio.gather(
+            job_of(bad), *(job_of(good) for _ in range(COUNT)), return_exceptions=True
+        )
+        assert isinstance(refusal, SubmissionError)
+        assert "partition" in str(refusal)
+        assert sorted(jobs) == sorted(job.split()[0] for job in queue() if "RUNNING" in job)
+        assert len(jobs) == COUNT
+        assert not waiting.done()
+        waiting.cancel()
+        await manager.shutdown_all()
+
+    asyncio.run(main())
+    queue_empties()
+    assert len(commands.calls("sbatch")) == COUNT + 2
+    assert at_once((commands.folder / "sbatch.trace").read_text()) <= SUBMISSIONS_AT_ONCE
+    assert at_once((commands.folder / "squeue.trace").read_text()) == 1, "one poller for all of them"

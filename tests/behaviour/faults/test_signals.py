@@ -1,0 +1,141 @@
+"""Signals find their way, and processes that do not listen are ended all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+from conftest import eventually, launching, queue, queue_empties, slurm
+from jupyter_client.manager import AsyncKernelManager
+from stand_ins import container
+from tools import asked, cut_link, impatient
+
+BUSY = "print('begun', flush=True)\nwhile True: pass"
+WAITING = "import subprocess\nprint('begun', flush=True)\nsubprocess.run(['sleep', '600'])"
+
+
+@pytest.fixture(params=["a plain kernel", "a job step", "a container"])
+def kernel(request, start, kernelspec, tmp_path):
+    config = {"a plain kernel": {}, "a job step": {"srun": True}}.get(request.param)
+    return start(kernelspec(**(container(tmp_path) if config is None else config)))
+
+
+@pytest.mark.parametrize("code", [BUSY, WAITING], ids=["busy", "waiting for a subprocess"])
+def test_an_interrupt_goes_by_way_of_slurm_when_the_link_is_down(kernel, monkeypatch, code):
+    with monkeypatch.context() as network:
+        cut_link(kernel, network)
+        assert kernel.interrupt(code)["ename"] == "KeyboardInterrupt"
+        assert kernel.run("'still here'") == "'still here'"
+    kernel.restart()
+    assert kernel.run("6 * 7") == "42"
+
+
+def test_a_kernel_shut_down_while_the_link_is_down_leaves_nothing(kernel, monkeypatch):
+    cut_link(kernel, monkeypatch)
+    kernel.manager.shutdown_kernel()
+    queue_empties()
+
+
+@pytest.mark.parametrize("now", [False, True], ids=["restart", "restart now"])
+def test_a_restart_waits_for_a_link_that_comes_back(start, monkeypatch, now):
+    kernel = start()
+    job_id = kernel.job_id
+    with monkeypatch.context() as network:
+        cut_link(kernel, network)
+        back = threading.Timer(3, network.undo)
+        back.start()
+        kernel.restart(now=now)
+    back.join()
+    assert kernel.run("import os; os.environ['SLURM_JOB_ID']") == f"'{job_id}'"
+
+
+def test_a_busy_kernel_gets_its_chance_before_it_is_killed(start, tmp_path):
+    kernel = start()
+    saved = tmp_path / "saved"
+    kernel.run("import os, pathlib, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    kernel.run(f"save = lambda *_: (pathlib.Path({str(saved)!r}).write_text('all of it'), os._exit(0))")
+    kernel.run("signal.signal(signal.SIGTERM, save)")
+    kernel.client.execute("while True: pass")
+    kernel.manager.shutdown_kernel()
+    queue_empties()
+    assert saved.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("now", [False, True], ids=["shutdown", "shutdown now"])
+@pytest.mark.parametrize("process", ["supervisor", "kernel"])
+def test_a_process_that_was_stopped_does_not_keep_the_job(start, hands, process, now):
+    kernel = start()
+    hands.signal(kernel.job_id, process, signal.SIGSTOP)
+    assert kernel.manager.is_alive()
+    kernel.manager.shutdown_kernel(now=now)
+    queue_empties()
+
+
+def test_a_stopped_kernel_is_replaced_by_a_restart(start, hands):
+    kernel = start()
+    job_id = kernel.job_id
+    hands.signal(job_id, "kernel", signal.SIGSTOP)
+    kernel.restart()
+    assert kernel.run("import os; os.environ['SLURM_JOB_ID']") == f"'{job_id}'"
+
+
+def test_a_stuck_job_is_given_back_although_scancel_fails_at_first(start, kernelspec, commands, hands, monkeypatch):
+    monkeypatch.setattr("slurm_provisioner.allocation.CANCEL_PAUSE", 0.3)
+    kernel = start(kernelspec(slurm_bin=str(commands)))
+    hands.signal(kernel.job_id, "supervisor", signal.SIGSTOP)
+    fails_thrice = (
+        '[ "$(grep -vc signal "$0.calls")" -gt 3 ] || { echo "scancel: error: Socket timed out" >&2; exit 1; }'
+    )
+    commands.fail(fails_thrice, "scancel")
+    kernel.manager.shutdown_kernel(now=True)
+    queue_empties()
+
+
+def test_a_job_that_is_suspended_for_a_while_goes_on(start, kernelspec, commands, hands, monkeypatch):
+    impatient(monkeypatch)
+    kernel = start(kernelspec(slurm_bin=str(commands)))
+    hands.scontrol("suspend", kernel.job_id)
+    asked(commands, 3)
+    assert kernel.manager.is_alive()
+    hands.scontrol("resume", kernel.job_id)
+    assert kernel.run("6 * 7") == "42"
+
+
+@pytest.fixture
+def no_room():
+    """Another job of this user has every node."""
+    argv = ["sbatch", "--parsable", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=exec sleep 600"]
+    other = slurm(*argv).strip()
+    eventually(lambda: "RUNNING" in "".join(queue()), "a job on every node")
+    yield lambda: slurm("scancel", other)
+    slurm("scancel", other)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_signal_to_a_queued_kernel_is_not_kept_for_later(kernelspec, commands, no_room, signum):
+    async def main() -> None:
+        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands)))
+        launch = await launching(manager, "PENDING")
+        await manager.provisioner.send_signal(signum)
+        assert not any("signal" in call for call in commands.calls("scancel"))
+        no_room()
+        await launch
+        assert await manager.is_alive()
+        await manager.shutdown_kernel()
+
+    asyncio.run(main())
+
+
+def test_a_queued_kernel_that_is_shut_down_leaves_no_job(kernelspec, commands, no_room):
+    async def main() -> None:
+        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands)))
+        launch = await launching(manager, "PENDING")
+        await manager.shutdown_kernel()
+        await asyncio.gather(launch, return_exceptions=True)
+        await asyncio.to_thread(eventually, lambda: not any("jupyter" in job for job in queue()), "the end of the job")
+        assert not any("signal" in call for call in commands.calls("scancel"))
+        await manager.cleanup_resources()
+
+    asyncio.run(main())
