@@ -431,7 +431,7 @@ class Allocation:
             await asyncio.wait_for(self.record.bye.wait(), STOP_TIMEOUT)
         except (LinkError, asyncio.TimeoutError):
             return False
-        return True
+        return not self.record.orphaned
 
     async def _cancel(self) -> None:
         job_id, unguard = self.record.job_id, self._unguard

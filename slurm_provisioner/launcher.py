@@ -981,6 +981,7 @@ class Supervisor:
         self.ending: asyncio.Future[int] = loop.create_future()
         self.lease = Patience(loop, request.lease or 0, lambda: self.end("lease", 0))
         self.alone = Patience(loop, FORGOTTEN_SECONDS, lambda: self.port.spawn(self.look_for_slurm()))
+        self.parent = os.getppid()
         self.whoami = {
             "protocol": PROTOCOL,
             "nonce": request.nonce,
@@ -1013,7 +1014,8 @@ class Supervisor:
                 work = self.loop.run_in_executor(None, withdraw, run_dir, self.request.nonce)
                 await asyncio.wait_for(work, LAST_FLUSH_SECONDS)
         self.port.server.close()
-        self.broadcast({"event": "bye", "reason": self.reason})
+        # Without slurmstepd, whose child we are, Slurm does not learn that the job has ended.
+        self.broadcast({"event": "bye", "reason": self.reason, "orphaned": os.getppid() != self.parent})
         for channel in self.channels:
             channel.close()
         await self.port.flush()
