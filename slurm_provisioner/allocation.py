@@ -41,8 +41,6 @@ REACH_TIMEOUT = 30.0
 RESTART_TIMEOUT = STOP_TIMEOUT + 20
 #: Seconds that Slurm has to say how a job ended whose supervisor said goodbye.
 END_TIMEOUT = 15.0
-#: Tries to have Slurm cancel a job while the controller does not answer, and the seconds between them.
-CANCEL_TRIES, CANCEL_PAUSE = 5, 3.0
 #: Signs of life for each time of the lease, and the seconds between two at most.
 SIGNS_PER_LEASE, SIGN_PAUSE = 4, 60.0
 #: Seconds that a supervisor may need to end all after its lease ran out.
@@ -399,8 +397,7 @@ class Allocation:
         if self._submitting is not None:  # most often sbatch is through in a moment, and there is an id to cancel
             await asyncio.wait([self._submitting], timeout=SUBMIT_PATIENCE)
             self._submitting.cancel()
-            with suppress(Exception, asyncio.CancelledError):
-                await self._submitting
+            await asyncio.wait([self._submitting])
         if self.record.job_id and not self.record.ended.is_set() and not await self._stop_supervisor():
             await self._cancel()
         self._close()
@@ -434,24 +431,16 @@ class Allocation:
             await asyncio.wait_for(self.record.bye.wait(), STOP_TIMEOUT)
         except (LinkError, asyncio.TimeoutError):
             return False
-        return True
+        return not self.record.orphaned
 
     async def _cancel(self) -> None:
-        job_id = self.record.job_id
-        for tries_left in reversed(range(CANCEL_TRIES)):
-            try:
-                await self._cluster.slurm.cancel(job_id)
-            except CommandError as error:
-                if tries_left:
-                    await asyncio.sleep(CANCEL_PAUSE)
-                    continue
-                self._log.error(
-                    "Job %s could not be cancelled; its lease ends it. %s\nTo be sure: scancel %s",
-                    job_id,
-                    error,
-                    job_id,
-                )
-            return
+        job_id, unguard = self.record.job_id, self._unguard
+        try:
+            await self._cluster.slurm.cancel(job_id)
+        except CommandError as error:
+            self._log.warning("Job %s could not be cancelled yet, and will be once that is possible. %s", job_id, error)
+            self._unguard = lambda: None
+            self._cluster.cancel_later(job_id, unguard)
 
     def _close(self, *, detach: bool = True) -> None:
         self._unguard()

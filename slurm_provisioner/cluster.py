@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .errors import CommandError
 from .slurm import Slurm
 from .transport import Transport
 from .transport.local import LocalTransport
@@ -14,6 +17,9 @@ from .watcher import Watcher
 __all__ = ["Cluster", "Place", "acquire", "release"]
 
 log = logging.getLogger("slurm_provisioner")
+
+#: Seconds until a controller that could not be told to cancel a job is told again: first, and at most.
+CANCEL_FIRST, CANCEL_LAST = 3.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,36 @@ class Cluster:
     watcher: Watcher
     users: int = 0
     _pruned: set[str] = field(default_factory=set)
+    _cancelling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def prune(self, state_dir: str) -> None:
         """Remove what is left of old failures, once for a folder."""
         if state_dir not in self._pruned:
             self._pruned.add(state_dir)
             await self.slurm.prune(state_dir)
+
+    def cancel_later(self, job_id: str, done: Callable[[], None]) -> None:
+        """Have a job cancelled however long the controller does not answer, and `done` called then."""
+        self.users += 1
+        task = asyncio.ensure_future(self._cancel(job_id, done))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, job_id: str, done: Callable[[], None]) -> None:
+        pause = CANCEL_FIRST
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                try:
+                    await self.slurm.cancel(job_id)
+                except CommandError:
+                    pause = min(2 * pause, CANCEL_LAST)
+                else:
+                    log.info("Job %s is cancelled now.", job_id)
+                    done()
+                    return
+        finally:
+            await release(self)
 
 
 _clusters: dict[Place, Cluster] = {}

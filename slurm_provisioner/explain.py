@@ -71,6 +71,9 @@ _LEAVING = {
     "terminated": "Slurm asked it to, for its time limit, a job of higher priority or scancel",
 }
 
+#: Signals of a program that went wrong.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+
 #: Slurm's signal in the exit code of a job whose log could not be opened; no signal of the system.
 _NO_LOG = 53
 
@@ -194,8 +197,8 @@ def kernel_died(seen: Evidence, code: int | None, signum: int | None) -> KernelD
         hint = "Ask for more with `mem`."
     elif signum == signal.SIGKILL:
         hint = "If it needed more memory than the job has: ask for more with `mem`."
-    elif signum:
-        hint = "A library it used crashed, most often."
+    elif signum in _CRASHES:
+        hint = "A library that it used crashed, most often."
     text = f"The kernel in job {seen.job_id} on {seen.node} {words}."
     return KernelDiedError(text, hint=hint, **seen.fields)  # type: ignore[arg-type]
 

@@ -70,13 +70,17 @@ LOOKUP_SECONDS = 3.0  # for a name server
 HANDSHAKE_SECONDS = 15.0
 KERNEL_SOCKET_SECONDS = 60.0  # a channel waits so long for the kernel to bind it
 KILL_SECONDS = 10.0  # a process in the grip of a dead file system does not even end by SIGKILL
+FINISH_SECONDS = 25.0  # for a kernel that Slurm ends; Slurm itself kills what is left after KillWait, mostly 30 s
 FLUSH_SECONDS = 30.0  # for what a peer has not taken when its connection is to be closed
-LAST_FLUSH_SECONDS = 2.0  # the same at the end of the job
+LAST_FLUSH_SECONDS = 2.0  # the same at the end of the job, and for a file system that may be dead
 QUIET_SECONDS = 60.0  # between two lines about connections that went wrong
 SUSPENDED_SECONDS = 5.0  # a timer that comes later than this was stopped, together with us
 POLL_SECONDS = 0.02  # between looks at what tells nobody when it comes
 YOUNG_SECONDS = 20.0  # then a kernel's sockets are looked for less often
 OLD_POLL_SECONDS = 0.25
+FORGOTTEN_SECONDS = 60.0  # without the server side, then Slurm is asked; longer than an answer can take
+ASK_SECONDS = 20.0  # for Slurm's answer
+OVERDUE_SECONDS = 300.0  # after the time limit a job is over even if Slurm does not answer
 
 BAD_REQUEST, NO_COMMAND, NO_PORT, NO_DIRECTORY, NO_ANSWER = range(111, 116)  # exit codes of our own
 UNEXPECTED = 70  # EX_SOFTWARE
@@ -86,16 +90,25 @@ SIGNALLED = 128  # + the signal's number, as in a shell
 NETWORK_FILE_SYSTEMS = re.compile(
     r"(nfs|lustre|gpfs|beegfs|ceph|cifs|smb|9p$|afs|panfs|orangefs|pvfs2|wekafs|fuse(?!\.fuse-overlayfs$)|fhgfs|davfs)"
 )
+# What the kernel gets for a signal to us, which Slurm can carry: SIGTERM and SIGKILL would end us.
+KERNEL_SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGQUIT: signal.SIGTERM, signal.SIGUSR2: signal.SIGKILL}
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 KEPT_SIGNALS = (*ENDING_SIGNALS, signal.SIGUSR1, signal.SIGCHLD)
-HANDLED_SIGNALS = (*KEPT_SIGNALS, signal.SIGINT, signal.SIGUSR2)
+HANDLED_SIGNALS = (*KEPT_SIGNALS, *KERNEL_SIGNALS)
 
 REASONS = {  # of the end, in words
     "stop": "Jupyter has shut the kernel down",
     "lease": "Jupyter has not been heard of for too long",
     "crash-grace": "nobody has restarted the kernel",
     "terminated": "Slurm has asked it to",
+    "forgotten": "Slurm has given the job up",
 }
+# States of a job, as squeue tells them; any other word tells nothing.
+LIVING = re.compile("RUNNING|COMPLETING|SUSPENDED|STOPPED|SIGNALING|RESIZING|STAGE_OUT|CONFIGURING|UPDATE_DB")
+GIVEN_UP = re.compile(
+    "PENDING|REQUEUED|REQUEUE_FED|REQUEUE_HOLD|RESV_DEL_HOLD|SPECIAL_EXIT|REVOKED|BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE"
+    "|FAILED|LAUNCH_FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|RECONFIG_FAIL|TIMEOUT"
+)
 
 NOTHING = type(None)
 Json = Dict[str, Any]
@@ -128,6 +141,12 @@ def say(text: str) -> None:
 # Text and decisions ---------------------------------------------------------------------------------------------------
 
 
+def read_text(path: str) -> str:
+    """Content of a file, whatever bytes are in it."""
+    with open(path, "rb") as file:
+        return os.fsdecode(file.read())
+
+
 def file_system(path: str, mounts: str) -> str:
     """Type of the file system that holds a path, by the text of ``/proc/mounts``."""
     best_point, best_type = "", ""
@@ -154,6 +173,47 @@ def unsuitable(directory: str, mounts: str, longest_name: str) -> str:
     if not directory.isprintable():  # nor has JSON, which will hold it, a way to write bytes that are no text
         return "has an unprintable name"
     return ""
+
+
+def memory_group(groups: str, mounts: str) -> str:
+    """Directory of the job's control group of memory, by ``/proc/self/cgroup`` and ``/proc/self/mountinfo``.
+
+    Empty if it has none of its own: numbers of a group that holds other jobs as well are no evidence.
+    """
+    paths = dict(re.findall(r"^\d+:(.*?):(/.*)$", groups, re.M))
+    version_1 = next((names for names in paths if "memory" in names.split(",")), "")
+    path = paths.get(version_1, "")
+    job = re.match(r".*?/job_\d+(?=/|$)", path)
+    path = job.group() if job else path
+    for root, point, kind, options in re.findall(r"^\S+ \S+ \S+ (\S+) (\S+) .* - (\S+) \S+ (\S+)$", mounts, re.M):
+        base = root.rstrip("/")
+        right = kind == "cgroup" and "memory" in options.split(",") if version_1 else kind == "cgroup2"
+        if right and (job or path == root) and (path + "/").startswith(base + "/"):
+            return str(point + path[len(base) :]).rstrip("/")
+    return ""
+
+
+def oom_kills() -> Dict[str, int]:
+    """Count what the system has killed in the job for want of memory, by control group."""
+    counts = {}
+    with suppress(OSError):
+        group = memory_group(read_text("/proc/self/cgroup"), read_text("/proc/self/mountinfo"))
+        for folder, below, files in os.walk(group):
+            for name in {"memory.oom_control", "memory.events"}.intersection(files):  # cgroup v1, v2
+                with suppress(OSError):
+                    found = re.search(r"^oom_kill (\d+)$", read_text(os.path.join(folder, name)), re.M)
+                    counts[folder] = int(found.group(1)) if found else 0
+            if not re.search(r"/job_\d+$", group):
+                below.clear()
+    return counts
+
+
+def given_up(code: int, output: str, errors: str) -> Optional[bool]:
+    """Whether Slurm has given the job up, by squeue's answer; None if it is no answer."""
+    if code:
+        return "Invalid job id" in errors or None
+    state = output.strip()
+    return True if GIVEN_UP.fullmatch(state) else False if LIVING.fullmatch(state) else None
 
 
 def find_program(name: str, environment: Mapping[str, str]) -> bool:
@@ -302,6 +362,7 @@ class Request:
         self.crash_grace: float = field(document, "crash_grace", int, float)
         self.warn_before_end: float = field(document, "warn_before_end", int, float)
         self.stop_timeout: float = field(document, "stop_timeout", int, float)
+        self.squeue: Optional[List[str]] = field({"squeue": None, **document}, "squeue", list, NOTHING, of=str)
 
     @classmethod
     def wait_for(cls, run_dir: str, signals: "Signals") -> "Request":
@@ -366,8 +427,7 @@ class PrivateDir:
 
     def __init__(self, environment: Mapping[str, str], kernel_id: str) -> None:
         name = "slurm-kernel-" + os.urandom(6).hex()
-        with open("/proc/self/mounts", "rb") as file:
-            mounts = os.fsdecode(file.read())
+        mounts = read_text("/proc/self/mounts")
         refused = []
         wanted = (environment.get("SLURM_TMPDIR"), environment.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
         for base in filter(None, wanted):
@@ -449,8 +509,7 @@ def working_directory(wanted: Optional[str]) -> Optional[str]:
 
 def process_stat(pid: int) -> List[str]:
     """Fields of ``/proc/PID/stat`` from the third on, which are the state, the parent, the group."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].decode().split()
+    return read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def start_time(pid: int) -> str:
@@ -495,23 +554,28 @@ class Kernel:
         We have asked it to end.
     over : bool
         Nothing of it is left: the numbers of its groups may belong to others by now.
+    unbound : list
+        Endpoints yet to be seen. Those seen are not tried again: a stopped kernel would leave us in its queue.
     """
 
     def __init__(self, spec: KernelSpec, private: PrivateDir, generation: int) -> None:
         self.private = private
         self.generation = generation
         self.ready = self.expected = self.over = False
+        self.kill_at = float("inf")
         self.inner: Optional[Tuple[int, str]] = None
         ip, ports = kernel_ports(spec.transport, private)
         self.endpoints: Dict[str, Endpoint] = {
             channel: f"{ip}-{port}" if spec.transport == "ipc" else (ip, port) for channel, port in ports.items()
         }
+        self.unbound = list(self.endpoints.values())
         info = dict(
             spec.session, transport=spec.transport, ip=ip, **{f"{name}_port": port for name, port in ports.items()}
         )
         private.clear()
         private.write(private.connection_file, json.dumps(info))
         environment = kernel_environment(os.environ, spec.env, os.getpid() if spec.direct_child else None)
+        self.oom_kills = oom_kills()
         try:
             self.process = subprocess.Popen(
                 spec.command(private, environment),
@@ -535,9 +599,10 @@ class Kernel:
             self.process.wait(KILL_SECONDS)
 
     def outcome(self) -> Json:
-        """How it ended: by an exit code, or by a signal."""
+        """How it ended: by an exit code, or by a signal; and whether memory has run out meanwhile."""
         code: int = self.process.returncode
-        return {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
+        oom = any(count > self.oom_kills.get(group, 0) for group, count in oom_kills().items())
+        return {"code": code if code >= 0 else None, "signal": -code if code < 0 else None, "oom": oom}
 
     def poll(self) -> bool:
         """Whether the process has ended. If it was not asked to, what it leaves behind is ended with it."""
@@ -557,11 +622,9 @@ class Kernel:
         a container may count in a namespace of its own.
         """
         with suppress(OSError, ValueError):
-            with open(self.private.pid_file) as file:
-                pid = int(file.read())
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if os.fsencode(self.private.path) in file.read():
-                    self.inner = pid, start_time(pid)
+            pid = int(read_text(self.private.pid_file))
+            if self.private.path in read_text(f"/proc/{pid}/cmdline"):
+                self.inner = pid, start_time(pid)
 
     def groups(self) -> List[int]:
         """Process groups to signal, the kernel's own first: srun has another one, and does not pass signals on."""
@@ -593,14 +656,21 @@ class Kernel:
         """Whether it has ended, and all of its groups with it."""
         return self.poll() and not any(map(has_members, self.groups()))
 
+    def hurry(self, patience: float) -> None:
+        """Let it have no more than some seconds to end."""
+        self.kill_at = min(self.kill_at, time.monotonic() + patience)
+
     async def end(self, patience: float) -> None:
         """Ask the process group to end, kill what is left of it after some seconds, and see it gone."""
         if self.poll() and self.over:
             return
         self.expected = True
+        self.hurry(patience)
         with suppress(OSError, LauncherError):
             self.signal(signal.SIGTERM)
-        if not await until(self.gone, patience):
+            self.signal(signal.SIGCONT)  # one that is stopped hears nothing
+        await until(lambda: self.gone() or time.monotonic() > self.kill_at, patience)
+        if not self.gone():
             self.kill()
             if not await until(self.poll, KILL_SECONDS):
                 raise LauncherError(UNEXPECTED, f"the kernel's process {self.pid} does not end")
@@ -673,8 +743,8 @@ def interface_address(interface: str) -> str:
         siocgifaddr = 0x8915
         answer = fcntl.ioctl(probe.fileno(), siocgifaddr, struct.pack("256s", os.fsencode(interface)[:15]))
         return socket.inet_ntoa(answer[20:24])
-    with suppress(OSError), open("/proc/net/if_inet6") as table:
-        return ipv6_address(interface, table.read())
+    with suppress(OSError):
+        return ipv6_address(interface, read_text("/proc/net/if_inet6"))
     return ""
 
 
@@ -698,10 +768,8 @@ async def resolve(name: str) -> Tuple[str, List[str]]:
 def submitted_here(run_dir: str) -> bool:
     """Whether the job was submitted on this very host, and in our network namespace."""
     with suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            ours = [file.read().strip(), os.readlink("/proc/self/ns/net")]
-        with open(os.path.join(run_dir, "login-host")) as file:
-            return file.read().split() == ours
+        ours = [read_text("/proc/sys/kernel/random/boot_id").strip(), os.readlink("/proc/self/ns/net")]
+        return read_text(os.path.join(run_dir, "login-host")).split() == ours
     return False
 
 
@@ -743,6 +811,15 @@ def publish(run_dir: str, document: Json) -> None:
         with suppress(OSError):
             os.unlink(draft)
         raise LauncherError(NO_ANSWER, f"cannot write {path!r}: {error.strerror}") from error
+
+
+def withdraw(run_dir: str, nonce: str) -> None:
+    """Remove what told of our port, unless the run directory is another's by now."""
+    path = os.path.join(run_dir, "connection.json")
+    with suppress(OSError, ValueError, RecursionError, LauncherError):
+        if field(json.loads(read_text(path)), "nonce", str) == nonce:
+            os.unlink(path)
+            os.unlink(os.path.join(run_dir, "login-host"))
 
 
 async def pump(reader: Reader, writer: Writer) -> None:
@@ -857,6 +934,36 @@ def send(writer: Writer, message: Json) -> None:
         writer.write(json.dumps(message).encode() + b"\n")
 
 
+class Patience:
+    """A timer that can be put off. Time in which Slurm had suspended the job, and us with it, does not count."""
+
+    def __init__(self, loop: Loop, seconds: float, run_out: Callable[[], object]) -> None:
+        self.loop = loop
+        self.seconds = seconds
+        self.run_out = run_out
+        self.suspended = False
+        self.renew()
+
+    def begin(self) -> None:
+        """Begin to wait, anew if it has run out."""
+        self.renew()
+        self.check(self.until)
+
+    def renew(self) -> None:
+        """Wait the whole time from now on."""
+        self.until = self.loop.time() + self.seconds
+
+    def check(self, due: float) -> None:
+        """Wait on, unless the time has run out."""
+        if self.loop.time() - due > SUSPENDED_SECONDS:
+            self.suspended = True
+            self.renew()
+        if self.loop.time() >= self.until:
+            self.run_out()
+        else:
+            self.loop.call_at(self.until, self.check, self.until)
+
+
 class Supervisor:
     """Answers for the kernel: to the server side's commands, to signals, and to time."""
 
@@ -870,8 +977,11 @@ class Supervisor:
         self.exited: Json = {}  # how the kernel ended, if it has
         self.restart_task: Optional[asyncio.Task[None]] = None
         self.grace: Optional[asyncio.TimerHandle] = None
-        self.ending: asyncio.Future[Tuple[str, int]] = loop.create_future()
-        self.lease_until = loop.time() + (request.lease or 0)
+        self.reason: Optional[str] = None  # of the end, once there is one
+        self.ending: asyncio.Future[int] = loop.create_future()
+        self.lease = Patience(loop, request.lease or 0, lambda: self.end("lease", 0))
+        self.alone = Patience(loop, FORGOTTEN_SECONDS, lambda: self.port.spawn(self.look_for_slurm()))
+        self.parent = os.getppid()
         self.whoami = {
             "protocol": PROTOCOL,
             "nonce": request.nonce,
@@ -884,23 +994,28 @@ class Supervisor:
         self.look_after_kernel()
         signals.hand_over(self.loop, self.on_signal)
         if self.request.lease is not None:
-            self.check_lease(self.loop.time())
+            self.lease.begin()
         try:
             address, hosts = await choose_address(self.request, run_dir)
             port = await self.port.open(address, self.request, self.private)
             python = "{}.{}.{}".format(*sys.version_info)
             publish(run_dir, {**self.whoami, "hosts": hosts, "port": port, "pid": os.getpid(), "python": python})
-            reason, code = await self.ending
+            self.alone.begin()
+            code = await self.ending
         finally:
             try:
-                await self.kernel.end(self.request.stop_timeout)
+                await self.kernel.end(FINISH_SECONDS if self.reason == "terminated" else self.request.stop_timeout)
             except LauncherError as error:
                 say(str(error))
             self.reap()
             if self.restart_task:
                 await asyncio.wait([self.restart_task])
+            with suppress(asyncio.TimeoutError, RuntimeError):  # a dead file system, or no more threads
+                work = self.loop.run_in_executor(None, withdraw, run_dir, self.request.nonce)
+                await asyncio.wait_for(work, LAST_FLUSH_SECONDS)
         self.port.server.close()
-        self.broadcast({"event": "bye", "reason": reason})
+        # Without slurmstepd, whose child we are, Slurm does not learn that the job has ended.
+        self.broadcast({"event": "bye", "reason": self.reason, "orphaned": os.getppid() != self.parent})
         for channel in self.channels:
             channel.close()
         await self.port.flush()
@@ -910,38 +1025,56 @@ class Supervisor:
         """Begin to end, for the first reason that comes."""
         if not self.ending.done():
             say("the job ends: " + REASONS[reason])
-            self.ending.set_result((reason, code))
+            self.reason = reason
+            self.ending.set_result(code)
+            self.broadcast({"event": "ending", "reason": reason})
 
     def on_signal(self, signum: int) -> None:
         """Answer a signal: Slurm's, our child's, or the server side's when it has no connection."""
         if signum == signal.SIGCHLD:
             self.reap()
         elif signum == signal.SIGUSR1:
-            self.broadcast({"event": "time-left", "seconds": self.seconds_left()})
+            self.broadcast({"event": "time-left", "seconds": max(0, self.seconds_left())})
         elif signum in ENDING_SIGNALS:
             self.end("terminated", SIGNALLED + signum)
         else:
             with suppress(OSError, LauncherError):  # it has just ended
-                self.kernel.signal(signal.SIGKILL if signum == signal.SIGUSR2 else signum)
+                self.kernel.signal(KERNEL_SIGNALS[signal.Signals(signum)])
 
     def seconds_left(self) -> int:
-        """Seconds until the job's time limit."""
+        """Seconds until the job's time limit, negative after it."""
         end = os.environ.get("SLURM_JOB_END_TIME", "")
-        return max(0, int(end) - int(time.time())) if end.isdecimal() else int(self.request.warn_before_end)
+        return int(end) - int(time.time()) if end.isdecimal() else int(self.request.warn_before_end)
 
-    def renew_lease(self) -> None:
-        """Note a sign of life from the server side."""
-        if self.request.lease is not None:
-            self.lease_until = self.loop.time() + self.request.lease
+    async def look_for_slurm(self) -> None:
+        """End the job if Slurm has given it up: to a node that was cut off, it cannot say so itself."""
+        self.alone.begin()
+        if self.channels or self.ending.done():
+            return
+        overdue = not self.alone.suspended and self.seconds_left() < -OVERDUE_SECONDS  # a suspension moves the limit
+        answer = await self.ask_slurm()
+        if not self.channels and (overdue if answer is None else answer):
+            self.end("forgotten", 0)
 
-    def check_lease(self, due: float) -> None:
-        """End the job if there was no sign of life for too long."""
-        if self.loop.time() - due > SUSPENDED_SECONDS:  # Slurm had suspended the job, and we heard nothing
-            self.renew_lease()
-        if self.loop.time() >= self.lease_until:
-            self.end("lease", 0)
-        else:
-            self.loop.call_at(self.lease_until, self.check_lease, self.lease_until)
+    async def ask_slurm(self) -> Optional[bool]:
+        """Ask Slurm whether it has given the job up; None if there is no answer."""
+        job_id = os.environ.get("SLURM_JOB_ID", "")
+        if not self.request.squeue or not job_id.isdecimal():
+            return None
+        squeue = [word.replace("{job_id}", job_id) for word in self.request.squeue]
+        # The shell is what hangs if the program is on a dead file system. SLURM_CLUSTERS would ask another Slurm.
+        script = 'unset SLURM_CLUSTERS; exec "$@" > "$0/squeue.out" 2> "$0/squeue.err"'
+        with suppress(OSError, ValueError):
+            argv = ["/bin/sh", "-c", script, self.private.path, *squeue]
+            process = subprocess.Popen(argv, start_new_session=True)  # noqa: ASYNC220 (asyncio's would take SIGCHLD)
+            in_time = await until(lambda: process.poll() is not None or self.ending.done(), ASK_SECONDS)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await until(lambda: process.poll() is not None, KILL_SECONDS)
+            if in_time:
+                output, errors = (read_text(os.path.join(self.private.path, f"squeue.{end}")) for end in ("out", "err"))
+                return given_up(process.returncode, output, errors)
+        return None
 
     # The kernel's life
 
@@ -956,7 +1089,8 @@ class Supervisor:
         if kernel is not self.kernel or kernel.poll():
             return
         kernel.groups()  # a wrapped kernel is known best by the arguments it starts with
-        if all(map(accepts, kernel.endpoints.values())):
+        kernel.unbound = [endpoint for endpoint in kernel.unbound if not accepts(endpoint)]
+        if not kernel.unbound:
             kernel.ready = True
             self.broadcast({"event": "ready", **self.identity()})
         else:
@@ -1016,7 +1150,7 @@ class Supervisor:
 
     async def serve(self, channel: str, reader: Reader, writer: Writer) -> None:
         """Serve a connection of the server side."""
-        self.renew_lease()
+        self.lease.renew()
         if channel == "supervisor":
             await self.converse(reader, writer)
         else:
@@ -1050,12 +1184,13 @@ class Supervisor:
                 line = await reader.readline()
                 if not line.endswith(b"\n"):
                     return
-                self.renew_lease()
+                self.lease.renew()
                 self.obey(line, writer)
         except ValueError:
             pass  # a line without end
         finally:
             self.channels.discard(writer)
+            self.alone.renew()
 
     def broadcast(self, event: Json) -> None:
         """Send an event to every supervisor channel."""
@@ -1068,11 +1203,12 @@ class Supervisor:
 
     def status(self) -> Json:
         """All there is to know."""
-        left = None if self.request.lease is None else round(max(0.0, self.lease_until - self.loop.time()), 1)
+        left = None if self.request.lease is None else round(max(0.0, self.lease.until - self.loop.time()), 1)
+        job = {"lease_left": left, "ending": self.reason}
         state = "ready" if self.kernel.ready else "starting"
-        living: Json = {"state": state, "code": None, "signal": None, "log": [], "lease_left": left}
+        living: Json = {"state": state, "code": None, "signal": None, "oom": False, "log": []}
         ended = {"state": "exited", "pid": None, **self.exited} if self.exited else {}
-        return {**self.whoami, **self.identity(), **living, **ended}
+        return {**self.whoami, **job, **self.identity(), **living, **ended}
 
     def obey(self, line: bytes, channel: Writer) -> None:
         """Carry out a command, and answer it."""
@@ -1098,6 +1234,7 @@ class Supervisor:
             self.kernel.signal(field(command, "signum", int))
         elif do == "stop":
             self.end("stop", 0)
+            self.kernel.hurry(self.request.stop_timeout)  # Slurm may have been first, and given it more
         elif do != "lease":
             raise LauncherError(BAD_REQUEST, f"there is no command {do!r}")
         return {}
@@ -1112,6 +1249,8 @@ def supervise(arguments: List[str], signals: Signals) -> int:
     with PrivateDir(os.environ, request.kernel_id) as private:
         signals.check()
         with Kernel(request.kernel, private, generation=1) as kernel:
+            with suppress(OSError):
+                os.unlink(os.path.join(run_dir, "request.json"))
             import_the_rest()
             loop = asyncio.new_event_loop()
             return loop.run_until_complete(Supervisor(loop, request, private, kernel).run(run_dir, signals))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import explain
-from .status import JobStatus, Phase
+from .status import JobStatus
 
 __all__ = ["JobRecord"]
 
@@ -36,6 +36,8 @@ class JobRecord:
         Whether the kernel's end is wanted, so that it is no news.
     leaving : str
         Why the supervisor ends the job, once it does; "" before.
+    orphaned : bool
+        Whether the supervisor lost slurmstepd, by which Slurm would learn of the job's end.
     obituary : str
         Why there is no kernel any more, for people; "" while there may be one.
     started, reached, up, exited, bye, ended : asyncio.Event
@@ -50,7 +52,7 @@ class JobRecord:
         self.generation = 0
         self.exit_code: int | None = None
         self.kernel_log: tuple[str, ...] = ()
-        self.stopping = False
+        self.stopping = self.orphaned = False
         self.leaving = self.obituary = ""
         self._oom = False
         self.started, self.reached, self.up = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -78,6 +80,7 @@ class JobRecord:
             )
         elif kind == "bye":
             self._leaves(str(event.get("reason", "")))
+            self.orphaned = bool(event.get("orphaned"))
             self.bye.set()
             self.kernel_ended(1)
         if event.get("ending") or kind == "ending":
@@ -110,8 +113,7 @@ class JobRecord:
 
     def _leaves(self, why: str) -> None:
         if not self.leaving and not self.stopping:
-            self.obituary = f"Job {self.job_id} on {self.node} is about to end: {explain.leaving(why)}."
-            self._log.warning("%s", self.obituary)
+            self._log.warning("Job %s on %s is about to end: %s.", self.job_id, self.node, explain.leaving(why))
         self.leaving = self.leaving or why
 
     def slurm_ended_it(self, status: JobStatus) -> None:
@@ -123,7 +125,7 @@ class JobRecord:
     def evidence(self, log: Sequence[str] = ()) -> explain.Evidence:
         """Return what is known; without `log` it has the lines that the supervisor told with the kernel's end."""
         status = self.status or JobStatus(self.job_id, "")
-        if self.started.is_set() and status.phase is not Phase.ENDED:
+        if self.started.is_set() and not self.ended.is_set():
             status = replace(status, state="RUNNING", reason="")  # the supervisor knows before squeue is asked again
         node = self.node or status.node
         return explain.Evidence(self.job_id, status, node, log or self.kernel_log, self.log_path, self._oom)

@@ -147,7 +147,13 @@ def submission_error(done: Completed, *, run_dir: str) -> CommandError:
             **output,  # type: ignore[arg-type]
             hint="Run Jupyter on a login node of the cluster, or set `slurm_bin` to the folder of Slurm's commands.",
         )
-    complaint = complaint_of(done.stderr) or "it answered without a job id"
+    complaint = complaint_of(done.stderr)
+    if not complaint:
+        return SubmissionError(
+            "There is no job: sbatch ended with neither a job id nor a reason.",
+            **output,  # type: ignore[arg-type]
+            hint="Try it in a terminal: `sbatch --wrap hostname`.",
+        )
     hint = next((hint for pattern, hint in _REFUSALS if re.search(pattern, done.stderr, re.IGNORECASE)), "")
     return SubmissionError(f"Slurm refused the job: {complaint}.", **output, hint=hint)  # type: ignore[arg-type]
 

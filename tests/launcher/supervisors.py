@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -156,12 +157,15 @@ class Job:
         Changes to the request's `kernel`.
     run_name : str
         Name of the run directory.
+    constants : dict
+        The launcher's own, such as its patience, changed in its text.
     **request
         Changes to the request.
     """
 
-    def __init__(self, python, credentials, *, kernel=None, run_name="run", **request):
+    def __init__(self, python, credentials, *, kernel=None, run_name="run", constants=None, **request):
         self.python = python
+        self.constants = constants or {}
         self.credentials = credentials
         self.mark = uuid.uuid4().hex
         self.base = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
@@ -215,7 +219,7 @@ class Job:
     def start(self, *, write_request=True, stdout=None, preexec_fn=None) -> Job:
         if write_request:
             self.write_request()
-        with LAUNCHER.open("rb") as text, self.log_path.open("wb") as log:
+        with self.launcher().open("rb") as text, self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [self.python, "-I", "-", str(self.run_dir)],
                 stdin=text,
@@ -227,8 +231,25 @@ class Job:
             )
         return self
 
+    def launcher(self) -> Path:
+        """The launcher's text, with other constants if wanted."""
+        if not self.constants:
+            return LAUNCHER
+        text = LAUNCHER.read_text()
+        for name, value in self.constants.items():
+            text, count = re.subn(rf"^{name} = [\d.]+", f"{name} = {value!r}", text, flags=re.MULTILINE)
+            assert count == 1, name
+        changed = self.base / "launcher.py"
+        changed.write_text(text)
+        return changed
+
     def write_request(self) -> None:
         (self.run_dir / "request.json").write_text(json.dumps(self.request))
+
+    @property
+    def files(self) -> list[str]:
+        """Names in the run directory."""
+        return sorted(path.name for path in self.run_dir.iterdir())
 
     @property
     def log(self) -> str:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import os
+import shutil
 import socket
 import sys
 import types
@@ -333,22 +334,220 @@ class Clock:
     def call_at(self, *timer):
         self.timers.append(timer)
 
+    def call_later(self, delay, *timer):
+        self.call_at(self.now + delay, *timer)
 
-def test_a_job_that_was_suspended_gets_its_lease_anew():
+
+def test_patience_does_not_run_out_while_the_job_is_suspended():
+    clock, ends = Clock(), []
+    patience = launcher.Patience(clock, 60.0, lambda: ends.append(clock.now))
+    patience.begin()
+    assert clock.timers == [(1060.0, patience.check, 1060.0)]
+    clock.now = 1050.0
+    patience.renew()
+    clock.now = 1060.0
+    patience.check(1060.0)
+    assert clock.timers[1:] == [(1110.0, patience.check, 1110.0)]
+    assert not patience.suspended
+    clock.now = 5000.0  # nothing has run meanwhile
+    patience.check(1110.0)
+    assert clock.timers[2:] == [(5060.0, patience.check, 5060.0)]
+    assert patience.suspended
+    assert ends == []
+    clock.now = 5060.0
+    patience.check(5060.0)
+    assert ends == [5060.0]
+    assert len(clock.timers) == 3
+    patience.begin()
+    assert clock.timers[3:] == [(5120.0, patience.check, 5120.0)]
+
+
+@pytest.mark.parametrize(("suspended", "ended"), [(False, [("forgotten", 0)]), (True, [])])
+def test_a_suspension_moves_the_end_of_the_job_to_we_do_not_know_when(monkeypatch, suspended, ended):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1000000000")
+    launcher.import_the_rest()
     supervisor = launcher.Supervisor.__new__(launcher.Supervisor)
-    supervisor.loop, supervisor.request = Clock(), types.SimpleNamespace(lease=60.0)
+    supervisor.alone = launcher.Patience(Clock(), 60.0, lambda: None)
+    supervisor.alone.suspended = suspended
+    supervisor.channels, supervisor.request = set(), types.SimpleNamespace(squeue=None)
+    supervisor.ending = types.SimpleNamespace(done=lambda: False)
     ends = []
     supervisor.end = lambda *end: ends.append(end)
-    supervisor.renew_lease()
-    supervisor.check_lease(1000.0)
-    assert supervisor.loop.timers == [(1060.0, supervisor.check_lease, 1060.0)]
-    supervisor.loop.now = 5000.0  # nothing has run meanwhile
-    supervisor.check_lease(1060.0)
-    assert supervisor.loop.timers[1:] == [(5060.0, supervisor.check_lease, 5060.0)]
-    assert ends == []
-    supervisor.loop.now = 5060.0
-    supervisor.check_lease(5060.0)
-    assert ends == [("lease", 0)]
+    asyncio.run(supervisor.look_for_slurm())
+    assert ends == ended
+    assert supervisor.alone.loop.timers  # it goes on
+
+
+def test_the_server_is_away_from_the_end_of_its_connection_on(monkeypatch):
+    monkeypatch.setattr(launcher, "send", lambda *_: None)
+    supervisor = launcher.Supervisor.__new__(launcher.Supervisor)
+    supervisor.alone, supervisor.channels = launcher.Patience(Clock(), 60.0, lambda: None), set()
+    supervisor.status = dict
+
+    async def talk():
+        reader = asyncio.StreamReader()
+        reader.feed_eof()
+        supervisor.alone.loop.now += 50.0
+        await supervisor.converse(reader, object())
+
+    asyncio.run(talk())
+    assert supervisor.alone.until == 1110.0
+    assert supervisor.channels == set()
+
+
+GIVEN_UP = """
+PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT REVOKED BOOT_FAIL CANCELLED COMPLETED DEADLINE
+FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED RECONFIG_FAIL TIMEOUT
+"""
+LIVING = "RUNNING COMPLETING SUSPENDED STOPPED SIGNALING RESIZING STAGE_OUT CONFIGURING UPDATE_DB"
+NONSENSE = ["", "\n", "FAILED FAILED", "NODE_FAIL\nRUNNING", "failed", "NODE_FAIL+", "UNFAILED", "POWER_UP_NODE"]
+
+
+def test_what_squeue_answers():
+    for state in GIVEN_UP.split():
+        assert launcher.given_up(0, f"  {state}\n", "some warning") is True
+        assert launcher.given_up(1, f"{state}\n", "") is None
+    for state in LIVING.split():
+        assert launcher.given_up(0, f"{state}\n", "") is False
+    for answer in NONSENSE:
+        assert launcher.given_up(0, answer, "") is None
+    assert launcher.given_up(0, "", "slurm_load_jobs error: Invalid job id specified") is None
+    assert launcher.given_up(1, "", "slurm_load_jobs error: Invalid job id specified\n") is True
+    assert launcher.given_up(1, "", "slurm_load_jobs error: Socket timed out on send/recv operation\n") is None
+
+
+VERSION_1 = """\
+11:devices:/slurm/uid_1000/job_77/step_batch
+10:cpuacct,cpu:/slurm/uid_1000/job_77/step_batch
+7:hugetlb,memory:/slurm/uid_1000/job_77/step_batch/task_0
+1:name=systemd:/system.slice/slurmd.service
+0::/system.slice/slurmd.service
+"""
+MOUNTS_1 = """\
+25 30 0:22 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755
+26 25 0:23 / /sys/fs/cgroup/systemd rw,nosuid shared:9 - cgroup cgroup rw,xattr,name=systemd
+27 25 0:24 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw
+31 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:11 - cgroup cgroup rw,cpuacct,cpu
+35 25 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,hugetlb,memory
+"""
+VERSION_2 = "0::/system.slice/slurmstepd.scope/job_77/step_batch/user/task_0\n"
+MOUNTS_2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate\n"
+BOUND_1 = MOUNTS_1.replace("0:32 / ", "0:32 /docker/f00 ")
+HERE = "9:name=systemd:/\n4:memory:/process_api/3135\n3:cpuset:/\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "mounts", "expected"),
+    [
+        (VERSION_1, MOUNTS_1, "/sys/fs/cgroup/memory/slurm/uid_1000/job_77"),
+        (VERSION_1.replace("/slurm/", "/slurm_c1/"), MOUNTS_1, "/sys/fs/cgroup/memory/slurm_c1/uid_1000/job_77"),
+        (VERSION_1.replace(":/slurm", ":/docker/f00/slurm"), BOUND_1, "/sys/fs/cgroup/memory/slurm/uid_1000/job_77"),
+        (VERSION_1, BOUND_1, ""),  # not to be seen from here
+        ("4:memory:/docker/f00\n", BOUND_1, "/sys/fs/cgroup/memory"),
+        ("4:memory:/\n", MOUNTS_1, "/sys/fs/cgroup/memory"),
+        ("4:memory:/system.slice/slurmd.service\n0::/\n", MOUNTS_1, ""),  # shared with other jobs
+        (VERSION_1, MOUNTS_2, ""),
+        (VERSION_2, MOUNTS_2, "/sys/fs/cgroup/system.slice/slurmstepd.scope/job_77"),
+        (VERSION_2, MOUNTS_1, "/sys/fs/cgroup/unified/system.slice/slurmstepd.scope/job_77"),
+        ("0::/\n", MOUNTS_2, "/sys/fs/cgroup"),
+        ("0::/\n", MOUNTS_2.replace("0:26 / ", "0:26 /.. "), ""),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", MOUNTS_2, ""),
+        (HERE, MOUNTS_1, ""),
+        ("", "", ""),
+    ],
+)
+def test_the_control_group_of_the_jobs_memory(groups, mounts, expected):
+    assert launcher.memory_group(groups, mounts) == expected
+
+
+@given(
+    st.text() | st.from_regex(r"(\d+:(memory)?:/(job_\d+/?)*\n){1,3}"),
+    st.text() | st.from_regex(r"(1 1 0:1 /\w* /\w* rw - cgroup2? x (rw|memory)\n){1,3}"),
+)
+def test_odd_control_groups_do_no_harm(groups, mounts):
+    assert isinstance(launcher.memory_group(groups, mounts), str)
+
+
+def fill(folder, name, kills):
+    """A control group, as the system shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {
+        "memory.oom_control": f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n",
+        "memory.events": f"low 0\nhigh 0\nmax 12\noom 3\noom_kill {kills}\noom_group_kill 9\n",
+    }[name]
+    (folder / name).write_text(text)
+
+
+@pytest.fixture
+def group(monkeypatch, tmp_path):
+    job = tmp_path / "job_77"
+    monkeypatch.setattr(launcher, "memory_group", lambda *_: str(job))
+    return job
+
+
+@pytest.mark.parametrize("name", ["memory.oom_control", "memory.events"])
+def test_out_of_memory_is_what_the_system_has_counted_since_the_kernel_began(group, name):
+    fill(group, name, 1)
+    fill(group / "step_0", name, 1)
+    (group / "step_1").mkdir()
+    kernel = launcher.Kernel.__new__(launcher.Kernel)
+    kernel.process = types.SimpleNamespace(returncode=-9)
+    kernel.oom_kills = launcher.oom_kills()
+    assert kernel.oom_kills == {str(group): 1, str(group / "step_0"): 1}
+    assert kernel.outcome() == {"code": None, "signal": 9, "oom": False}
+    fill(group / "step_0", name, 2)
+    assert kernel.outcome() == {"code": None, "signal": 9, "oom": True}
+    fill(group / "step_0", name, 1)
+    fill(group / "step_2" / "task_0", name, 1)
+    kernel.process.returncode = 137
+    assert kernel.outcome() == {"code": 137, "signal": None, "oom": True}
+    shutil.rmtree(group / "step_2")
+    assert kernel.outcome() == {"code": 137, "signal": None, "oom": False}
+
+
+def test_counts_that_cannot_be_read_are_none(group, monkeypatch):
+    assert launcher.oom_kills() == {}
+    group.mkdir()
+    (group / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\n")  # Linux 3.10 counts none
+    assert launcher.oom_kills() == {str(group): 0}
+    (group / "memory.oom_control").unlink()
+    (group / "memory.oom_control").mkdir()
+    assert launcher.oom_kills() == {}
+
+    def refuse(_path):
+        raise PermissionError
+
+    monkeypatch.setattr(launcher, "read_text", refuse)
+    assert launcher.oom_kills() == {}
+
+
+def test_other_jobs_beside_ours_are_not_counted(monkeypatch, tmp_path):
+    fill(tmp_path, "memory.events", 1)
+    fill(tmp_path / "job_78", "memory.events", 2)
+    monkeypatch.setattr(launcher, "memory_group", lambda *_: str(tmp_path))
+    assert launcher.oom_kills() == {str(tmp_path): 1}
+
+
+def test_an_endpoint_that_was_seen_is_not_tried_again(monkeypatch):
+    bound, tried = {"a"}, []
+
+    def accepts(endpoint):
+        tried.append(endpoint)
+        return endpoint in bound
+
+    monkeypatch.setattr(launcher, "accepts", accepts)
+    supervisor = launcher.Supervisor.__new__(launcher.Supervisor)
+    supervisor.loop, supervisor.channels = Clock(), set()
+    supervisor.kernel = types.SimpleNamespace(
+        poll=lambda: False, groups=list, unbound=["a", "b"], ready=False, pid=1, generation=1
+    )
+    for _ in range(3):
+        supervisor.look_for_sockets(supervisor.kernel, 1020.0)
+    assert tried == ["a", "b", "b", "b"]
+    bound.add("b")
+    supervisor.look_for_sockets(supervisor.kernel, 1020.0)
+    assert supervisor.kernel.ready
+    assert len(supervisor.loop.timers) == 3
 
 
 def test_the_text_is_for_python_3_6():

@@ -44,10 +44,13 @@ def test_commands_that_cannot_be_run(make_job):
         ({"session": {"key": "k"}}, "the request has no 'session.signature_scheme'"),
         ({"listen": {"address": None, "interface": None, "port_range": [9, 1]}}, "[9, 1] is no range of ports"),
         ({"tls": {}}, "the request has no 'tls.certificate'"),
+        ({"squeue": "squeue"}, "'squeue' is of the wrong type (str)"),
     ],
 )
 def test_requests_that_cannot_be_understood(make_job, changes, text):
-    fails(make_job(**changes).start(), 111, text)
+    job = make_job(**changes).start()
+    fails(job, 111, text)
+    assert "request.json" in job.files
 
 
 def test_a_request_that_cannot_be_read(make_job):
@@ -92,12 +95,7 @@ def test_nowhere_to_tell_the_port(make_job):
     job = make_job()
     (job.run_dir / "connection.json").mkdir()
     fails(job.start(), 115, "connection.json")
-    assert sorted(path.name for path in job.run_dir.iterdir()) == [
-        "connection.json",
-        "job.log",
-        "login-host",
-        "request.json",
-    ]
+    assert job.files == ["connection.json", "job.log", "login-host"]
 
 
 def test_a_stubborn_kernel_is_ended_all_the_same(make_job):

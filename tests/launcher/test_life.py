@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -40,16 +42,18 @@ def test_an_exit_code_is_told_with_the_log(make_job):
         pid = supervisor.first["pid"]
         with pytest.raises(AssertionError, match="without an answer"):
             job.ask("exit", code=7)
-        exited, bye = supervisor.until_end()
+        exited, ending, bye = supervisor.until_end()
         assert exited == {
             "event": "exited",
             "pid": pid,
             "generation": 1,
             "code": 7,
             "signal": None,
+            "oom": False,
             "expected": False,
             "log": [f"line {number}" for number in range(10, 30)],
         }
+        assert ending == {"event": "ending", "reason": "crash-grace"}
         assert bye == {"event": "bye", "reason": "crash-grace"}
     assert job.wait() == 7
     eventually(lambda: not alive(grandchild), "the end of what the kernel has left behind")
@@ -64,7 +68,7 @@ def test_a_signal_that_ended_the_kernel_is_told(make_job):
         assert (status["state"], status["pid"], status["code"], status["signal"]) == ("exited", None, None, 9)
         assert status["log"] == exited["log"]
         assert "not running" in supervisor.call("signal", signum=2)["error"]
-        assert supervisor.until_end() == [{"event": "bye", "reason": "crash-grace"}]
+        assert supervisor.until_end()[-1] == {"event": "bye", "reason": "crash-grace"}
     assert job.wait() == 128 + 9
 
 
@@ -152,7 +156,7 @@ def test_stop_while_a_restart_is_under_way(make_job):
         refusal = next(message for message in messages if message.get("re") == first)
         assert refusal["ok"] is False
         assert "ending" in refusal["error"]
-        assert [message["event"] for message in messages if "event" in message] == ["exited", "bye"]
+        assert [message["event"] for message in messages if "event" in message] == ["ending", "exited", "bye"]
     assert job.wait() == 0
 
 
@@ -184,7 +188,8 @@ def test_a_restart_after_the_stop_is_refused(make_job):
 def test_a_lease_that_runs_out(make_job):
     job = make_job(lease=0.5).start()
     with job.supervisor(ready=False) as supervisor:
-        exited, bye = (message for message in supervisor.until_end() if message["event"] in ("exited", "bye"))
+        *_, ending, exited, bye = supervisor.until_end()
+        assert ending == {"event": "ending", "reason": "lease"}
         assert exited["expected"] is True
         assert bye == {"event": "bye", "reason": "lease"}
     assert job.wait() == 0
@@ -212,12 +217,17 @@ def test_signals_to_the_supervisor(make_job):
         assert supervisor.call("status")["state"] == "exited"
         restart(supervisor, job)
         supervisor.event("ready", generation=2)
+        job.process.send_signal(signal.SIGQUIT)
+        supervisor.event("exited", signal=15, expected=False)
+        restart(supervisor, job)
+        supervisor.event("ready", generation=3)
         job.process.terminate()
         job.process.terminate()
-        messages = supervisor.until_end()
-        assert [message["event"] for message in messages] == ["exited", "bye"]
-        assert messages[0]["expected"] is True
-        assert messages[1]["reason"] == "terminated"
+        ending, exited, bye = supervisor.until_end()
+        assert ending == {"event": "ending", "reason": "terminated"}
+        assert exited["event"] == "exited"
+        assert exited["expected"] is True
+        assert bye == {"event": "bye", "reason": "terminated"}
     assert job.wait() == 143
 
 
@@ -235,19 +245,61 @@ def test_slurms_end_while_the_grace_runs(job: Job):
         supervisor.call("signal", signum=signal.SIGKILL)
         supervisor.event("exited")
         job.process.terminate()
-        assert supervisor.until_end() == [{"event": "bye", "reason": "terminated"}]
+        assert supervisor.until_end()[-1] == {"event": "bye", "reason": "terminated"}
     assert job.wait() == 143
 
 
 def test_a_kernel_that_ignores_sigterm(make_job):
-    job = make_job(stop_timeout=0.3).start()
+    job = make_job(stop_timeout=600.0, constants={"FINISH_SECONDS": 0.3}).start()
     job.ask("ignore-term")
     with job.supervisor() as supervisor:
         job.process.terminate()
-        exited, bye = supervisor.until_end()
+        _, exited, bye = supervisor.until_end()
         assert (exited["signal"], exited["expected"]) == (9, True)
         assert bye["reason"] == "terminated"
     assert job.wait() == 143
+
+
+@pytest.mark.every_python
+def test_a_kernel_that_slurm_ends_may_finish_its_work_unless_the_user_is_in_a_hurry(make_job):
+    job = make_job(stop_timeout=0.1, constants={"FINISH_SECONDS": 600.0}).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        job.process.terminate()
+        assert supervisor.event("ending", reason="terminated")
+        time.sleep(0.5)
+        assert job.ask("report")["pid"] == supervisor.first["pid"]
+        assert supervisor.call("stop")["ok"]
+        assert supervisor.event("exited")["signal"] == 9
+        assert supervisor.until_end() == [{"event": "bye", "reason": "terminated"}]
+    assert job.wait() == 143
+
+
+def test_the_end_is_told_at_once(make_job):
+    job = make_job(stop_timeout=600.0).start()
+    job.ask("ignore-term")
+    with job.supervisor() as supervisor:
+        assert supervisor.call("status")["ending"] is None
+        assert supervisor.call("stop")["ok"]
+        assert supervisor.event("ending") == {"event": "ending", "reason": "stop"}
+        status = supervisor.call("status")
+        assert (status["state"], status["ending"]) == ("ready", "stop")
+        job.process.terminate()  # the first reason counts
+        with job.supervisor() as late:
+            assert late.first["ending"] == "stop"
+        job.process.send_signal(signal.SIGUSR2)
+        assert [message["event"] for message in supervisor.until_end()] == ["exited", "bye"]
+    assert job.wait() == 0
+
+
+def test_a_kernel_that_is_stopped_can_be_ended_orderly(make_job):
+    job = make_job(stop_timeout=600.0).start()
+    with job.supervisor() as supervisor:
+        assert supervisor.call("signal", signum=signal.SIGSTOP)["ok"]
+        supervisor.call("stop")
+        assert supervisor.event("exited")["signal"] == signal.SIGTERM
+        assert supervisor.until_end()[-1]["event"] == "bye"
+    assert job.wait() == 0
 
 
 def test_descendants_of_a_shell_script_have_time_to_end(make_job):
@@ -309,3 +361,139 @@ def test_a_kernel_that_never_binds(make_job):
         assert supervisor.until_end()[-1]["event"] == "bye"
         assert shell.recv(1) == b""
     assert job.wait() == 0
+
+
+@pytest.mark.every_python
+def test_a_run_directory_that_is_anothers_by_now_is_left_alone(job: Job):
+    told = job.run_dir / "connection.json"
+    told.write_text(json.dumps({**job.connection, "nonce": "another"}))
+    with job.supervisor() as supervisor:
+        supervisor.call("stop")
+        supervisor.until_end()
+    assert job.wait() == 0
+    assert job.files == ["connection.json", "job.log", "login-host"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"nonce": 1}', b"\xff".decode("latin-1")])
+def test_a_connection_file_that_is_no_more_ours_to_read(job: Job, text):
+    assert job.connection
+    (job.run_dir / "connection.json").write_text(text, encoding="latin-1")
+    with job.supervisor() as supervisor:
+        supervisor.call("stop")
+        assert supervisor.until_end()[-1]["event"] == "bye"
+    assert job.wait() == 0
+
+
+def test_a_file_system_that_hangs_does_not_keep_the_job(make_job):
+    job = make_job(constants={"LAST_FLUSH_SECONDS": 0.1}).start()
+    assert job.connection
+    told = job.run_dir / "connection.json"
+    told.unlink()
+    os.mkfifo(told)  # opened for ever
+    with job.supervisor() as supervisor:
+        supervisor.call("stop")
+        assert supervisor.until_end()[-1]["event"] == "bye"
+    assert job.wait() == 0
+
+
+# Forgotten by Slurm
+
+
+def squeue(job: Job, script: str) -> list[str]:
+    """A command that notes how it was asked, and answers by a shell script."""
+    return ["sh", "-c", f'echo "$1 ${{SLURM_CLUSTERS-}}" >> {job.base}/asked; {script}', "squeue", "--jobs={job_id}"]
+
+
+def times_asked(job: Job) -> int:
+    asked = job.base / "asked"
+    return len(asked.read_text().splitlines()) if asked.exists() else 0
+
+
+@pytest.mark.every_python
+@pytest.mark.parametrize(
+    "answer", ["echo NODE_FAIL", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"]
+)
+def test_a_job_that_slurm_has_given_up_ends(make_job, answer):
+    job = make_job(lease=None, constants={"FORGOTTEN_SECONDS": 0.3})
+    job.request["squeue"] = squeue(job, answer)
+    job.environ["SLURM_CLUSTERS"] = "elsewhere"
+    job.start()
+    assert job.wait() == 0
+    assert (job.base / "asked").read_text() == "--jobs=1234 \n"
+    assert "the job ends: Slurm has given the job up" in job.log
+    assert job.files == ["job.log"]
+
+
+def test_slurm_is_asked_only_while_the_server_is_away(make_job):
+    job = make_job(constants={"FORGOTTEN_SECONDS": 0.5})
+    job.request["squeue"] = squeue(job, f"[ -e {job.base}/gone ] && echo PENDING || echo RUNNING")
+    job.start()
+    with job.supervisor():
+        time.sleep(1)  # there may have been a question before we came
+        before = times_asked(job)
+        (job.base / "gone").touch()
+        time.sleep(1.5)
+        assert times_asked(job) == before
+    assert job.wait() == 0
+    assert times_asked(job) == before + 1
+
+
+NO_ANSWERS = {
+    "living": "echo RUNNING",
+    "unknown": "echo EXPLODED",
+    "banner": "echo 'Welcome to the cluster'; echo NODE_FAIL",
+    "nothing": ":",
+    "trouble": "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1",
+    "failed": "echo NODE_FAIL; exit 1",
+    "absent": "exec no-such-squeue",
+    "hanging": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; sleep 1000; :",
+}
+
+
+@pytest.mark.parametrize("script", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_only_a_definite_answer_ends_the_job(make_job, script):
+    job = make_job(constants={"FORGOTTEN_SECONDS": 0.3, "ASK_SECONDS": 0.2})
+    job.request["squeue"] = squeue(job, script)
+    job.environ["SLURM_JOB_END_TIME"] = str(int(time.time()) - 100)  # Slurm may be late
+    job.start()
+    eventually(lambda: times_asked(job) >= 3, "the third question")
+    with job.supervisor() as supervisor:
+        assert supervisor.first["ending"] is None
+        eventually(lambda: len(job.processes()) == 2, "the end of the questions")
+    assert job.log == ""
+
+
+def test_a_question_that_is_open_when_the_job_ends(make_job):
+    job = make_job(constants={"FORGOTTEN_SECONDS": 0.3, "ASK_SECONDS": 600.0})
+    job.request["squeue"] = squeue(job, "trap '' TERM; sleep 1000; :")
+    job.start()
+    eventually(lambda: times_asked(job), "the question")
+    job.process.terminate()
+    assert job.wait() == 143
+    assert len(job.processes()) == 0
+
+
+@pytest.mark.parametrize("answer", [None, "exit 1", "echo RUNNING"])
+def test_a_job_beyond_its_time_that_nobody_knows_ends(make_job, answer):
+    job = make_job(lease=None, constants={"FORGOTTEN_SECONDS": 0.3})
+    job.request["squeue"] = answer and squeue(job, answer)
+    job.environ["SLURM_JOB_END_TIME"] = str(int(time.time()) - 1000)
+    job.start()
+    if answer == "echo RUNNING":
+        eventually(lambda: times_asked(job) >= 3, "the third question")
+        assert job.process.poll() is None
+    else:
+        assert job.wait() == 0
+        assert "the job ends: Slurm has given the job up" in job.log
+
+
+def test_a_job_without_a_number_is_not_asked_for(make_job):
+    """squeue would call that an invalid job id."""
+    job = make_job(constants={"FORGOTTEN_SECONDS": 0.1})
+    job.request["squeue"] = squeue(job, "echo NODE_FAIL")
+    job.environ["SLURM_JOB_ID"] = ""
+    job.start()
+    assert job.connection
+    time.sleep(1)
+    assert times_asked(job) == 0
+    assert job.process.poll() is None

@@ -103,7 +103,8 @@ def test_every_supervisor_channel_hears_all_events(job: Job):
         assert other.call("signal", signum=9) == {"re": 1, "ok": True}
         assert one.event("exited") == other.event("exited")
         assert other.call("stop")["ok"]
-        assert one.until_end() == other.until_end() == [{"event": "bye", "reason": "stop"}]
+        last = [{"event": "ending", "reason": "stop"}, {"event": "bye", "reason": "stop"}]
+        assert one.until_end() == other.until_end() == last
 
 
 NONSENSE = [

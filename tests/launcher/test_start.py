@@ -30,8 +30,10 @@ def test_from_the_start_to_a_stop(job: Job):
             "state": first["state"],
             "code": None,
             "signal": None,
+            "oom": False,
             "log": [],
             "lease_left": 600.0,
+            "ending": None,
         }
         if first["state"] == "starting":
             assert supervisor.event("ready") == {"event": "ready", "pid": first["pid"], "generation": 1}
@@ -49,12 +51,7 @@ def test_from_the_start_to_a_stop(job: Job):
         }
         assert python.split(".")[0] == "3"
         assert mode(job.run_dir / "connection.json") == 0o600
-        assert sorted(path.name for path in job.run_dir.iterdir()) == [
-            "connection.json",
-            "job.log",
-            "login-host",
-            "request.json",
-        ]
+        assert job.files == ["connection.json", "job.log", "login-host"]
 
         (private,) = job.private_dirs
         name = f"kernel-{job.request['kernel_id']}.json"
@@ -79,11 +76,13 @@ def test_from_the_start_to_a_stop(job: Job):
         assert report["cwd"] == str(job.home)
 
         assert supervisor.call("stop") == {"re": 1, "ok": True}
-        exited, bye = supervisor.until_end()
+        ending, exited, bye = supervisor.until_end()
+        assert ending == {"event": "ending", "reason": "stop"}
         assert (exited["event"], exited["expected"], exited["signal"]) == ("exited", True, signal.SIGTERM)
         assert bye == {"event": "bye", "reason": "stop"}
     assert job.wait() == 0
     assert all(line.startswith("slurm-provisioner: ") for line in job.log.splitlines())
+    assert job.files == ["job.log"]
 
 
 @pytest.mark.every_python
@@ -239,15 +238,29 @@ def test_an_end_that_comes_before_all_is_set_up(make_job):
     assert "ended: exit code 3" in job.log
 
 
-def test_told_to_end_while_it_waits_for_the_request(make_job):
+def waits_for_its_request(make_job) -> Job:
+    """A job without a request, from the moment on when it has handlers for its signals."""
     job = make_job().start(write_request=False)
-    handled = 1 << (signal.SIGTERM - 1)
     status = Path(f"/proc/{job.process.pid}/status")
 
-    def handles_it():
-        return int(status.read_text().split("SigCgt:")[1].split()[0], 16) & handled
+    def handles_the_last():
+        return int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> (signal.SIGCHLD - 1) & 1
 
-    eventually(handles_it, "a handler")
+    eventually(handles_the_last, "a handler")
+    return job
+
+
+def test_signals_for_a_kernel_that_is_not_there_yet(make_job):
+    job = waits_for_its_request(make_job)
+    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2):
+        job.process.send_signal(signum)
+    job.write_request()
+    with job.supervisor() as supervisor:
+        assert supervisor.call("status")["state"] == "ready"
+
+
+def test_told_to_end_while_it_waits_for_the_request(make_job):
+    job = waits_for_its_request(make_job)
     job.process.terminate()
     assert job.wait() == 143
     assert "before the kernel was started" in job.log

@@ -24,6 +24,7 @@ def main() -> None:
         "key": manager.session.key.decode(),
         "job_id": manager.provisioner.job_id if job else "",
         "run_dir": job.allocation.run_dir if job else "",
+        "private_key": job.allocation._theirs.private_key if job else "",
     }
     print(json.dumps(told), flush=True)
     sys.stdin.read()

@@ -62,8 +62,7 @@ def test_a_kernel_shut_down_while_the_controller_is_down_gives_its_job_back(star
 
 
 def test_a_launch_cancelled_while_the_controller_is_down_leaves_no_job(kernelspec, commands, hands, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.allocation.CANCEL_TRIES", 2)
-    monkeypatch.setattr("slurm_provisioner.allocation.CANCEL_PAUSE", 0.1)
+    monkeypatch.setattr("slurm_provisioner.cluster.CANCEL_FIRST", 0.1)
 
     async def main() -> None:
         manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), **QUEUED))
