@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,3 +163,17 @@ def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
         await manager.shutdown_kernel()
 
     asyncio.run(main())
+
+
+def test_what_is_kept_of_failures_is_removed_after_some_days(start, kernelspec, tmp_path):
+    state_dir = tmp_path / "state"
+    for name, days in {"an old failure": 100, "a fresh failure": 0.5}.items():
+        log = state_dir / name / "job.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("why it failed\n")
+        for path in (log, log.parent):
+            os.utime(path, times=(time.time() - days * 86400,) * 2)
+    kernel = start(kernelspec(state_dir=str(state_dir)))
+    eventually(lambda: not (state_dir / "an old failure").exists(), "the end of the old one")
+    assert (state_dir / "a fresh failure" / "job.log").exists()
+    assert kernel.run("6 * 7") == "42"

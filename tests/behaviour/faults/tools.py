@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 
 import pytest
 from conftest import Kernel, control, eventually, slurm
@@ -42,13 +43,16 @@ def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
 
 
 def cut_link(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the supervisor's own connection, and let no other be made; those of clients stay."""
+    """Break the connection with a kernel's supervisor, and let no other be made with it; those of clients stay."""
+    link = kernel.manager.provisioner._job._link
+    connect, cut = LocalTransport.connect, link._target.port
 
-    async def no_way(*_: object) -> None:
-        raise OSError(errno.EHOSTUNREACH, "No route to host")
+    async def no_way(self: LocalTransport, host: str, port: int) -> socket.socket:
+        if port == cut:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        return await connect(self, host, port)
 
     monkeypatch.setattr(LocalTransport, "connect", no_way)
-    link = kernel.manager.provisioner._job._link
     background_loop().loop.call_soon_threadsafe(link._writer.transport.abort)
     eventually(lambda: not link.connected, "a broken link")
 
