@@ -105,9 +105,9 @@ class Link:
         #: Time of the event loop when something was sent last; nothing renewed the supervisor's lease after it.
         self.last_sent = 0.0
 
-    async def open(self, earlier: object = None) -> None:
-        """Bind the kernel's endpoints, where they were `earlier` if that is free, or again those that were removed."""
-        await self._endpoints.open(earlier)
+    async def open(self) -> None:
+        """Bind the kernel's endpoints, or bind again those whose files were removed."""
+        await self._endpoints.open()
 
     @property
     def endpoints(self) -> dict[str, Any]:
