@@ -8,13 +8,10 @@ went away, so that endpoints outlive kernels, connections and jobs.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
-import stat
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,6 @@ __all__ = ["CHANNELS", "Endpoints"]
 #: The kernel's channels, in the order of their endpoints' numbers, which are their "ports".
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
-#: How the names of the endpoints' folders begin.
-_PREFIX = "slurm-kernel-"
 #: Bytes read before the far side is there: ZMQ sends a greeting, and more only when that was answered.
 EARLY_BUFFER = 2**16
 #: Bytes waiting in one direction of one channel before its source is paused.
@@ -125,18 +120,13 @@ class Endpoints:
         self._pumps: set[_Half] = set()
         self._dials: set[asyncio.Task[None]] = set()
 
-    async def open(self, earlier: object = None) -> None:
+    async def open(self) -> None:
         """Bind the endpoints; those that are still there stay as they are.
 
         jupyter_client removes the files of ipc endpoints at every restart (`KernelManager.cleanup_ipc_files`).
-
-        Parameters
-        ----------
-        earlier : object
-            The `info` of a process that may be gone by now: its place is taken, so that clients find the kernel again.
         """
         if self._directory is None:
-            self._directory = _deserted_directory(earlier) or _private_directory()
+            self._directory = _private_directory()
             self._unguard = guard.add(["rm", "-rf", "--", self._directory])
         loop = asyncio.get_running_loop()
         for number, channel in enumerate(CHANNELS, 1):
@@ -213,32 +203,10 @@ def _has_unix_sockets() -> bool:
     return hasattr(socket, "AF_UNIX")
 
 
-def _deserted_directory(info: object) -> str | None:
-    """Return the folder of some earlier endpoints, made again if need be; None if it is not ours or is in use."""
-    ip = info.get("ip") if isinstance(info, Mapping) else None
-    if not isinstance(ip, str) or Path(ip).name != "k" or not Path(ip).parent.name.startswith(_PREFIX):
-        return None
-    directory = Path(ip).parent
-    try:
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        facts = directory.lstat()
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
-            return None
-        for path in directory.glob("k-*"):
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    return None
-            path.unlink()
-    except OSError:
-        return None
-    return str(directory)
-
-
 def _private_directory() -> str:
     """Make a folder for the endpoints that only this user can enter, short enough for a unix socket (107 bytes)."""
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  (mkdtemp makes it private)
-        path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+        path = tempfile.mkdtemp(prefix="slurm-kernel-", dir=parent)
         if len(path.encode()) + len("/k-1") <= 107:  # noqa: PLR2004  (sun_path)
             return path
         Path(path).rmdir()

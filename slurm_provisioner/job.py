@@ -126,17 +126,17 @@ class KernelJob:
         now = self.allocation
         if now is None or now.record.over or not now.record.up.is_set():
             return None
-        return {**now.info(), "endpoints": self._link.endpoints}
+        return now.info()
 
     async def adopt(self, config: KernelConfig, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Take over the kernel of another process. Return its endpoints, which are the old ones if they are free.
+        """Take over the kernel of another process. Return its new endpoints.
 
         Raises
         ------
         ConfigError
             That is not what `info` returned.
         """
-        await self._link.open(info.get("endpoints"))
+        await self._link.open()
         self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
         await self.allocation.adopt(info)
         return self._link.endpoints

@@ -105,9 +105,9 @@ class Link:
         #: Time of the event loop when something was sent last; nothing renewed the supervisor's lease after it.
         self.last_sent = 0.0
 
-    async def open(self, earlier: object = None) -> None:
-        """Bind the kernel's endpoints, where they were `earlier` if that is free, or again those that were removed."""
-        await self._endpoints.open(earlier)
+    async def open(self) -> None:
+        """Bind the kernel's endpoints, or bind again those whose files were removed."""
+        await self._endpoints.open()
 
     @property
     def endpoints(self) -> dict[str, Any]:
@@ -176,6 +176,7 @@ class Link:
         try:
             return await asyncio.wait_for(self._call(do, fields), timeout)
         except asyncio.TimeoutError as error:
+            self._break_off()  # the next call is not to wait as long
             raise LinkError(f"The supervisor did not answer to {do!r} within {timeout:g} s.") from error
 
     async def _call(self, do: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +265,7 @@ class Link:
         self.lost_in_silence, self.last_sent = False, asyncio.get_running_loop().time()
         self._connected.set()
         listener.link_changed(True)
-        lease = asyncio.ensure_future(self._keep_lease(sign_of_life, writer))
+        lease = asyncio.ensure_future(self._keep_lease(sign_of_life))
         try:
             while line := await reader.readline():
                 self._hear(line, listener)
@@ -291,17 +292,23 @@ class Link:
         elif (answer := self._answers.get(message.get("re", 0))) is not None and not answer.done():
             answer.set_result(message)
 
-    async def _keep_lease(self, interval: float, writer: asyncio.StreamWriter) -> None:
+    async def _keep_lease(self, interval: float) -> None:
         while True:
             await asyncio.sleep(interval)
             try:
                 await self.call("lease")
             except LinkError:
-                # a node that vanished sends no end of file, nor an answer to a TLS goodbye
-                if not writer.transport.is_closing():  # an abort after a close fails on some Pythons (3.11.2)
-                    self.lost_in_silence = True
-                    writer.transport.abort()
                 return
+
+    def _break_off(self) -> None:
+        """End a connection whose other side is silent: a node that vanished sends no end of file.
+
+        Nor would it answer to a TLS goodbye.
+        """
+        if self._writer is not None and not self._writer.transport.is_closing():
+            # an abort after a close fails on some Pythons (3.11.2)
+            self.lost_in_silence = True
+            self._writer.transport.abort()
 
     async def aclose(self) -> None:
         """Close everything and remove the endpoints."""

@@ -299,7 +299,7 @@ class SlurmProvisioner(KernelProvisionerBase):
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         """Take over the kernel that another process described with `get_provisioner_info`.
 
-        `connection_info` says where it is reached from now on: at the same place, unless that process still holds it.
+        `connection_info` says where clients reach it from now on.
 
         Raises
         ------

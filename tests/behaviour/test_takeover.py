@@ -75,7 +75,6 @@ def test_a_kernel_outlives_its_process_and_is_taken_over(first):
     manager = take_over(first.info)
     assert manager.is_alive()
     assert manager.provisioner.job_id == first.info["job_id"]
-    assert manager.get_connection_info()["ip"] == first.info["connection_info"]["ip"], "clients find it where it was"
     kernel = Kernel(manager)
     assert kernel.run("import os; os.environ['SLURM_JOB_ID']") == repr(first.info["job_id"])
     assert kernel.interrupt("print('begun', flush=True)\nwhile True: pass")["ename"] == "KeyboardInterrupt"
@@ -89,7 +88,6 @@ def test_a_kernel_outlives_its_process_and_is_taken_over(first):
 
 def test_the_first_process_may_go_on(first):
     manager = take_over(first.info)
-    assert manager.get_connection_info()["ip"] != first.info["connection_info"]["ip"]
     kernel = Kernel(manager)
     assert kernel.run("6 * 7") == "42"
     kernel.close()

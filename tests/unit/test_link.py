@@ -20,7 +20,7 @@ import pytest
 from slurm_provisioner import endpoints as endpoints_module
 from slurm_provisioner import link as link_module
 from slurm_provisioner.credentials import client_contexts, make_identity
-from slurm_provisioner.endpoints import CHANNELS, Endpoints
+from slurm_provisioner.endpoints import CHANNELS
 from slurm_provisioner.errors import LinkError, RefusedError
 from slurm_provisioner.link import Link, Target
 from slurm_provisioner.transport.local import LocalTransport
@@ -398,33 +398,6 @@ def test_endpoints_that_were_removed_are_bound_again(tmp_path):
             old_writer.close()
 
     run(main())
-
-
-def test_the_place_of_deserted_endpoints_is_taken(tmp_path):
-    async def main():
-        deserted, heirs = Endpoints(lost), Endpoints(lost)
-        await deserted.open()
-        earlier = deserted.info
-        await heirs.open(earlier)
-        assert heirs.info["ip"] != earlier["ip"], "they are in use"
-        await heirs.aclose()
-        for server in deserted._servers.values():
-            server.close()
-        await heirs.open(earlier)
-        assert heirs.info == earlier
-        await heirs.aclose()
-        await heirs.open(earlier)
-        assert heirs.info == earlier, "the folder is made again"
-        await heirs.aclose()
-        for strange in (None, {}, {"ip": 5}, {"ip": "/etc/passwd"}, {"ip": f"{tmp_path}/k"}):
-            await heirs.open(strange)
-            assert str(tmp_path) not in heirs.info["ip"]
-            await heirs.aclose()
-
-    async def lost(channel, protocol):
-        raise OSError
-
-    asyncio.run(main())
 
 
 def test_no_key_file_is_left(tmp_path, monkeypatch):
