@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import eventually, queue, queue_empties, remove_folders_of_the_killed
@@ -126,7 +127,13 @@ def nothing_follows(commands: StandIns) -> None:
 
 def broken_off(commands: StandIns, argv: list[str], reached: Callable[[], bool], signum: signal.Signals) -> None:
     """Send a program a signal when it is launching: it ends, and so does its job."""
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        argv,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, where tests run in the background
+    )
     try:
         eventually(reached, "that moment")
         process.send_signal(signum)
@@ -153,9 +160,9 @@ def everything_of(pid: int) -> list[int]:
     """A process and all that come from it."""
     found = [pid]
     for parent in found:
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-            found += map(int, children.split())
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, children.read_text().split())
     return found
 
 
@@ -165,12 +172,14 @@ def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
     up = tmp_path / "up"
     name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {}))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(up)], start_new_session=True)
-    job = eventually(queue, "a job")[0]
-    if moment == "once it is up":
-        eventually(up.exists, "a kernel")
-    for pid in everything_of(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
+    try:
+        job = eventually(queue, "a job")[0]
+        eventually(up.exists if moment == "once it is up" else lambda: "PENDING" in queue()[0], moment)
+        for pid in everything_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
     assert len(queue()) == 1
     if moment == "while it is queued":
         start_now(job.split()[0])
