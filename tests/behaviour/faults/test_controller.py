@@ -10,7 +10,7 @@ import signal
 import pytest
 from conftest import eventually, launching, queue, queue_empties, remove_folders_of_the_killed, slurm
 from jupyter_client.manager import AsyncKernelManager, KernelManager
-from tools import asked, impatient
+from tools import QUEUED, asked, impatient
 
 from slurm_provisioner.errors import CommandError, JobEndedError
 
@@ -65,7 +65,7 @@ def test_a_launch_cancelled_while_the_controller_is_down_leaves_no_job(kernelspe
     monkeypatch.setattr("slurm_provisioner.cluster.CANCEL_FIRST", 0.1)
 
     async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), sbatch={"begin": "now+1hour"}))
+        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), **QUEUED))
         launch = await launching(manager)
         hands.stop("slurmctld")
         launch.cancel()

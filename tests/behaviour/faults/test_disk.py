@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import eventually, launching, queue, queue_empties, refused, slurm
+from conftest import eventually, launching, queue, queue_empties, refused
 from jupyter_client.manager import AsyncKernelManager
+from tools import QUEUED, start_now
 
 from slurm_provisioner.errors import CommandError, JobError
-
-HELD = {"sbatch": {"hold": True}}
 
 
 def fill(disk: Path) -> None:
@@ -48,14 +49,14 @@ def test_a_state_dir_that_is_a_file(kernelspec, tmp_path):
 
 
 def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> str:
-    """Meddle with the run directory of a launch while its job is held; then run a cell."""
+    """Meddle with the run directory of a launch while its job is queued; then run a cell."""
 
     async def main() -> str:
         manager = AsyncKernelManager(kernel_name=name)
         launch = await launching(manager, "PENDING")
         job_id = queue()[0].split()[0]
         meddle(state_dir / manager.kernel_id)
-        slurm("scontrol", "release", job_id)
+        start_now(job_id)
         await launch
         client = manager.client()
         client.start_channels()
@@ -71,7 +72,7 @@ def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> st
 def test_a_disk_that_fills_up_while_the_job_is_queued(kernelspec, hands):
     disk = hands.disk("256k")
     with pytest.raises(JobError) as caught:
-        launched(kernelspec(state_dir=str(disk), **HELD), disk, lambda _: fill(disk))
+        launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: fill(disk))
     assert "`state_dir`" in str(caught.value)
     assert "space" in str(caught.value)
     queue_empties()
@@ -91,7 +92,7 @@ def test_a_disk_that_fills_up_while_the_kernel_runs(start, kernelspec, hands):
 
 def test_a_run_directory_that_vanishes_while_the_job_is_queued(kernelspec, tmp_path):
     with pytest.raises(JobError) as caught:
-        launched(kernelspec(state_dir=str(tmp_path / "state"), **HELD), tmp_path / "state", shutil.rmtree)
+        launched(kernelspec(state_dir=str(tmp_path / "state"), **QUEUED), tmp_path / "state", shutil.rmtree)
     assert "`state_dir`" in str(caught.value)
     queue_empties()
 
@@ -123,7 +124,7 @@ def test_a_connection_file_that_is_not_ours_is_passed_over(kernelspec, tmp_path,
         (run_dir / "connection.json").write_bytes(text.encode(errors="surrogateescape"))
 
     state_dir = tmp_path / "state"
-    assert launched(kernelspec(state_dir=str(state_dir), **HELD), state_dir, meddle) == "ok"
+    assert launched(kernelspec(state_dir=str(state_dir), **QUEUED), state_dir, meddle) == "ok"
 
 
 def test_files_of_a_former_launch_are_passed_over(kernelspec, tmp_path):
@@ -149,11 +150,11 @@ def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
     hidden = tmp_path / "hidden.json"
 
     async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(tmp_path / "state"), **HELD))
+        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(tmp_path / "state"), **QUEUED))
         launch = await launching(manager, "PENDING")
         request = tmp_path / "state" / manager.kernel_id / "request.json"
         request.rename(hidden)
-        slurm("scontrol", "release", queue()[0].split()[0])
+        start_now(queue()[0].split()[0])
         await asyncio.to_thread(eventually, lambda: "RUNNING" in queue()[0], "a job that runs")
         half = hidden.read_bytes()[:100]
         request.write_bytes(half)
@@ -162,3 +163,17 @@ def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
         await manager.shutdown_kernel()
 
     asyncio.run(main())
+
+
+def test_what_is_kept_of_failures_is_removed_after_some_days(start, kernelspec, tmp_path):
+    state_dir = tmp_path / "state"
+    for name, days in {"an old failure": 100, "a fresh failure": 0.5}.items():
+        log = state_dir / name / "job.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("why it failed\n")
+        for path in (log, log.parent):
+            os.utime(path, times=(time.time() - days * 86400,) * 2)
+    kernel = start(kernelspec(state_dir=str(state_dir)))
+    eventually(lambda: not (state_dir / "an old failure").exists(), "the end of the old one")
+    assert (state_dir / "a fresh failure" / "job.log").exists()
+    assert kernel.run("6 * 7") == "42"

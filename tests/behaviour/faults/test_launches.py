@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from conftest import eventually, queue, queue_empties, remove_folders_of_the_kil
 from jupyter_client.manager import AsyncKernelManager
 from servers import running_server
 from stand_ins import StandIns
+from tools import QUEUED, start_now
 from watched import until
 
 
@@ -36,7 +39,6 @@ class Moment:
     sbatch: str = ":"
 
 
-QUEUED = {"sbatch": {"begin": "now+1hour"}}
 NO_KERNEL = ["/bin/sleep", "600"]
 MOMENTS = {
     "before sbatch asks": Moment({}, sbatch='touch "$0.begun"; sleep 1'),
@@ -107,9 +109,11 @@ def test_cancelled_at_many_moments(kernelspec):
 
 
 SCRIPT = """
-import sys
+import sys, time
 from jupyter_client.manager import KernelManager
 KernelManager(kernel_name=sys.argv[1]).start_kernel()
+open(sys.argv[2], "w").close()
+time.sleep(600)
 """
 
 
@@ -134,9 +138,44 @@ def broken_off(commands: StandIns, argv: list[str], reached: Callable[[], bool],
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_script_that_gets(stage, commands, moment, signum):
+def test_a_script_that_gets(stage, commands, tmp_path, moment, signum):
     name, reached = stage(moment)
-    broken_off(commands, [sys.executable, "-c", SCRIPT, name], reached, signum)
+    broken_off(commands, [sys.executable, "-c", SCRIPT, name, str(tmp_path / "up")], reached, signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_script_with_a_kernel_that_gets(kernelspec, commands, tmp_path, signum):
+    up = tmp_path / "up"
+    broken_off(commands, [sys.executable, "-c", SCRIPT, kernelspec(), str(up)], up.exists, signum)
+
+
+def everything_of(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+            found += map(int, children.split())
+    return found
+
+
+@pytest.mark.parametrize("moment", ["while it is queued", "once it is up"])
+def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
+    """Not even a process that looks after the server's jobs is left: the lease ends them."""
+    up = tmp_path / "up"
+    name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {}))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(up)], start_new_session=True)
+    job = eventually(queue, "a job")[0]
+    if moment == "once it is up":
+        eventually(up.exists, "a kernel")
+    for pid in everything_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert len(queue()) == 1
+    if moment == "while it is queued":
+        start_now(job.split()[0])
+    queue_empties()
+    remove_folders_of_the_killed()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

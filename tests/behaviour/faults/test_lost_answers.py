@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from conftest import eventually, launching, queue, queue_empties, refused, slurm
 from jupyter_client.manager import AsyncKernelManager
-from tools import impatient
+from tools import QUEUED, impatient
 
 from slurm_provisioner.errors import CommandError
 
@@ -80,7 +80,7 @@ def test_a_launch_cancelled_while_its_job_is_looked_for_leaves_none(kernelspec, 
     commands.fail("sleep 1.5", "squeue")
 
     async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), sbatch={"begin": "now+1hour"}))
+        manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), **QUEUED))
         launch = await launching(manager)
         await asyncio.to_thread(eventually, lambda: commands.calls("squeue"), "a search")
         launch.cancel()

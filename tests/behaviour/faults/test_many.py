@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from conftest import queue, queue_empties
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager
+from tools import QUEUED, start_now
 
 from slurm_provisioner.errors import SubmissionError
 
@@ -30,10 +31,10 @@ def at_once(trace: str) -> int:
 def test_many_kernels_start_together(kernelspec, commands):
     commands.fail(TRACED, "sbatch", "squeue")
     many = {"slurm_bin": str(commands), "mem": "200M"}
-    good, bad, held = (
+    good, bad, queued = (
         kernelspec("good", **many),
         kernelspec("bad", partition="nope", **many),
-        kernelspec("held", sbatch={"hold": True}, **many),
+        kernelspec("queued", **QUEUED, **many),
     )
 
     async def main() -> None:
@@ -43,17 +44,19 @@ def test_many_kernels_start_together(kernelspec, commands):
             kernel_id = await manager.start_kernel(kernel_name=name)
             return manager.get_kernel(kernel_id).provisioner.job_id
 
-        waiting = asyncio.ensure_future(job_of(held))
-        refusal, *jobs = await asyncio.gather(
-            job_of(bad), *(job_of(good) for _ in range(COUNT)), return_exceptions=True
-        )
-        assert isinstance(refusal, SubmissionError)
-        assert "partition" in str(refusal)
-        assert sorted(jobs) == sorted(job.split()[0] for job in queue() if "RUNNING" in job)
-        assert len(jobs) == COUNT
-        assert not waiting.done()
-        waiting.cancel()
-        await manager.shutdown_all()
+        waiting = asyncio.ensure_future(job_of(queued))
+        try:
+            launches = [job_of(bad), *(job_of(good) for _ in range(COUNT))]
+            refusal, *jobs = await asyncio.gather(*launches, return_exceptions=True)
+            assert isinstance(refusal, SubmissionError)
+            assert "partition" in str(refusal)
+            assert sorted(jobs) == sorted(job.split()[0] for job in queue() if "RUNNING" in job)
+            assert len(jobs) == COUNT
+            assert not waiting.done()
+            start_now(next(job.split()[0] for job in queue() if "PENDING" in job))
+            assert await waiting not in jobs
+        finally:
+            await manager.shutdown_all()
 
     asyncio.run(main())
     queue_empties()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 
 import pytest
-from conftest import Kernel, control, eventually
+from conftest import Kernel, control, eventually, slurm
 from stand_ins import StandIns
 
 from slurm_provisioner.loop import background_loop
 from slurm_provisioner.transport.local import LocalTransport
+
+#: What a kernelspec has for a job that waits in the queue.
+QUEUED = {"sbatch": {"begin": "now+1hour"}}
+
+
+def start_now(job_id: str) -> None:
+    """Let a `QUEUED` job start."""
+    slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now")
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -20,6 +29,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         "slurm.FIND_PAUSE": 0.5,
         "watcher.YOUNG_INTERVAL": 0.3,
         "watcher.LINKED_INTERVAL": 0.3,
+        "watcher.SILENCE_FIRST": 0.3,
+        "watcher.SILENCE_LAST": 0.3,
     }
     for name, value in {**shorter, **{name.replace("__", "."): value for name, value in seconds.items()}}.items():
         monkeypatch.setattr(f"slurm_provisioner.{name}", value)
@@ -32,13 +43,16 @@ def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
 
 
 def cut_link(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the supervisor's own connection, and let no other be made; those of clients stay."""
+    """Break the connection with a kernel's supervisor, and let no other be made with it; those of clients stay."""
+    link = kernel.manager.provisioner._job._link
+    connect, cut = LocalTransport.connect, link._target.port
 
-    async def no_way(*_: object) -> None:
-        raise OSError(errno.EHOSTUNREACH, "No route to host")
+    async def no_way(self: LocalTransport, host: str, port: int) -> socket.socket:
+        if port == cut:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        return await connect(self, host, port)
 
     monkeypatch.setattr(LocalTransport, "connect", no_way)
-    link = kernel.manager.provisioner._job._link
     background_loop().loop.call_soon_threadsafe(link._writer.transport.abort)
     eventually(lambda: not link.connected, "a broken link")
 
