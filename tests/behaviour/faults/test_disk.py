@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,11 +71,17 @@ def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> st
 
 
 def test_a_disk_that_fills_up_while_the_job_is_queued(kernelspec, hands):
+    """The supervisor removes the request that it has read, and that is room enough for its answer."""
+    disk = hands.disk("256k")
+    assert launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: fill(disk)) == "ok"
+
+
+def test_a_disk_that_can_no_longer_be_written_once_the_job_starts(kernelspec, hands):
     disk = hands.disk("256k")
     with pytest.raises(JobError) as caught:
-        launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: fill(disk))
+        launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: hands.write_protect(disk))
+    assert "its log could not be opened" in str(caught.value)
     assert "`state_dir`" in str(caught.value)
-    assert "space" in str(caught.value)
     queue_empties()
 
 
@@ -167,13 +174,12 @@ def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
 
 def test_what_is_kept_of_failures_is_removed_after_some_days(start, kernelspec, tmp_path):
     state_dir = tmp_path / "state"
-    for name, days in {"an old failure": 100, "a fresh failure": 0.5}.items():
-        log = state_dir / name / "job.log"
-        log.parent.mkdir(parents=True)
-        log.write_text("why it failed\n")
-        for path in (log, log.parent):
-            os.utime(path, times=(time.time() - days * 86400,) * 2)
+    old, fresh = state_dir / str(uuid.uuid4()), state_dir / str(uuid.uuid4())
+    for folder, days in {old: 100, fresh: 0.5}.items():
+        folder.mkdir(parents=True)
+        (folder / "job.log").write_text("why it failed\n")
+        os.utime(folder, times=(time.time() - days * 86400,) * 2)
     kernel = start(kernelspec(state_dir=str(state_dir)))
-    eventually(lambda: not (state_dir / "an old failure").exists(), "the end of the old one")
-    assert (state_dir / "a fresh failure" / "job.log").exists()
+    eventually(lambda: not old.exists(), "the end of the old one")
+    assert (fresh / "job.log").exists()
     assert kernel.run("6 * 7") == "42"
