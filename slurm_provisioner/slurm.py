@@ -89,13 +89,20 @@ class Slurm:
         CommandError
             The run directory cannot be written, sbatch is missing or does not answer.
         """
+        async with self._submissions:
+            await self._wait_in_turn()
+            try:
+                return await self._submit(job)
+            except asyncio.CancelledError:
+                await to_the_end(self._prevent(job.job_name))
+                raise
+
+    async def _submit(self, job: Submission) -> str:
         assert "\n" not in job.request
         argv = submit_argv(job.run_dir, job.log_directory, self.bin_dir, self.clusters)
         stdin = f"{job.request}\n{job.script}".encode()
         try:
-            async with self._submissions:
-                await self._wait_in_turn()
-                done = await self._sbatch(argv, stdin, job.job_name)
+            done = await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)
         except CommandTimeoutError as timeout:
             if (job_id := await self._find(job.job_name)) is not None:
                 return job_id
@@ -111,13 +118,6 @@ class Slurm:
         if lost and (job_id := await self._find(job.job_name)) is not None:
             return job_id
         raise error
-
-    async def _sbatch(self, argv: list[str], stdin: bytes, job_name: str) -> Completed:
-        try:
-            return await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)
-        except asyncio.CancelledError:
-            await to_the_end(self._prevent(job_name))
-            raise
 
     async def _wait_in_turn(self) -> None:
         now = time.monotonic()
