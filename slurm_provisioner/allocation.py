@@ -24,7 +24,7 @@ from .errors import CommandError, ConfigError, JobError, LinkError, RefusedError
 from .link import Link, Target
 from .loop import first, to_the_end
 from .record import JobRecord
-from .request import KernelCommand, kernel_request
+from .request import KernelCommand, Launch, kernel_request
 from .status import JobStatus, Phase
 from .submission import prepare
 from .watcher import Watch
@@ -122,18 +122,15 @@ class Allocation:
     async def _submit(self, command: KernelCommand, delay: float) -> None:
         account = await self._cluster.transport.account()
         slurm = self._cluster.slurm
-        job = prepare(
-            self._config,
-            command,
-            account,
+        launch = Launch(
             kernel_id=self._kernel_id,
             nonce=self._nonce,
             supervisor=self._theirs,
             server_certificate=self._ours.certificate,
             stop_timeout=STOP_TIMEOUT / 2,
             squeue=slurm.state_argv(),
-            delay=math.ceil(delay),
         )
+        job = prepare(self._config, command, account, launch, delay=math.ceil(delay))
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
         self.record.job_id = await slurm.submit(job)

@@ -161,6 +161,8 @@ def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
         said = [line[len(_OWN_PREFIX) :] for line in seen.log if line.startswith(_OWN_PREFIX)]
         return (f"{words}: {said[-1].removeprefix('failed: ').rstrip('.')}" if said else words), hint
     words, hint = _STATES["FAILED"]
+    if status.exit_signal == signal.SIGKILL:
+        hint = f"Somebody, or the node for want of memory, killed its first process. {_RETRY}"
     return f"{words} with {_exit_text(status.exit_code, status.exit_signal)}", hint
 
 

@@ -12,7 +12,7 @@ from . import batch
 from .config import KernelConfig
 from .credentials import Identity
 
-__all__ = ["KernelCommand", "kernel_request", "launch_request"]
+__all__ = ["KernelCommand", "Launch", "kernel_request", "launch_request"]
 
 PROTOCOL = 1
 
@@ -69,24 +69,12 @@ def kernel_request(config: KernelConfig, command: KernelCommand, *, home: str) -
     }
 
 
-def launch_request(
-    config: KernelConfig,
-    command: KernelCommand,
-    *,
-    home: str,
-    kernel_id: str,
-    nonce: str,
-    supervisor: Identity,
-    server_certificate: str,
-    stop_timeout: float,
-    squeue: list[str],
-) -> dict[str, Any]:
-    """Return the request of a new job.
+@dataclass(frozen=True)
+class Launch:
+    """What is made anew for each job.
 
-    Parameters
+    Attributes
     ----------
-    config, command, home
-        As for `kernel_request`.
     kernel_id : str
         Jupyter's id of the kernel.
     nonce : str
@@ -100,20 +88,39 @@ def launch_request(
     squeue : list of str
         The command that prints the job's state, for a supervisor that hears of nobody any more.
     """
+
+    kernel_id: str
+    nonce: str
+    supervisor: Identity
+    server_certificate: str
+    stop_timeout: float
+    squeue: list[str]
+
+
+def launch_request(config: KernelConfig, command: KernelCommand, launch: Launch, *, home: str) -> dict[str, Any]:
+    """Return the request of a new job.
+
+    Parameters
+    ----------
+    config, command, home
+        As for `kernel_request`.
+    launch : Launch
+        What belongs to this job alone.
+    """
     return {
         "protocol": PROTOCOL,
-        "nonce": nonce,
-        "kernel_id": kernel_id,
+        "nonce": launch.nonce,
+        "kernel_id": launch.kernel_id,
         **kernel_request(config, command, home=home),
         "tls": {
-            "certificate": supervisor.certificate,
-            "private_key": supervisor.private_key,
-            "peer_certificate": server_certificate,
+            "certificate": launch.supervisor.certificate,
+            "private_key": launch.supervisor.private_key,
+            "peer_certificate": launch.server_certificate,
         },
         "listen": {"address": config.address, "interface": config.interface, "port_range": config.port_range},
         "lease": None if config.persistent else config.lease,
         "crash_grace": config.crash_grace,
         "warn_before_end": batch.warning_seconds(config),
-        "stop_timeout": stop_timeout,
-        "squeue": squeue,
+        "stop_timeout": launch.stop_timeout,
+        "squeue": launch.squeue,
     }

@@ -48,8 +48,8 @@ SUBMIT_TIMEOUT = 60.0
 #: take it only after sbatch has given up.
 FIND_TRIES, FIND_PAUSE = 4, 3.0
 
-#: Seconds between two submissions: fifty kernels that start together are no storm for the controller.
-SUBMIT_PAUSE = 0.05
+#: Seconds between two submissions, and how many may be under way: fifty kernels that start together are no storm.
+SUBMIT_PAUSE, SUBMISSIONS = 0.05, 8
 #: Days that the log of a failure is kept for the user to read.
 KEPT_DAYS = 7
 #: Jobs asked for one by one at the same time, at most.
@@ -74,6 +74,7 @@ class Slurm:
         self.clusters = clusters
         self.bin_dir = bin_dir
         self._next_submission = 0.0
+        self._submissions = asyncio.Semaphore(SUBMISSIONS)
         self._look_ups = asyncio.Semaphore(LOOK_UPS)
 
     async def submit(self, job: Submission) -> str:
@@ -88,8 +89,16 @@ class Slurm:
         CommandError
             The run directory cannot be written, sbatch is missing or does not answer.
         """
+        async with self._submissions:
+            await self._wait_in_turn()
+            try:
+                return await self._submit(job)
+            except asyncio.CancelledError:
+                await to_the_end(self._prevent(job.job_name))
+                raise
+
+    async def _submit(self, job: Submission) -> str:
         assert "\n" not in job.request
-        await self._wait_in_turn()
         argv = submit_argv(job.run_dir, job.log_directory, self.bin_dir, self.clusters)
         stdin = f"{job.request}\n{job.script}".encode()
         try:
@@ -102,9 +111,6 @@ class Slurm:
                 argv=as_sbatch(argv),
                 hint="The controller may be busy or down; `scontrol ping` tells. Then start the kernel again.",
             ) from timeout
-        except asyncio.CancelledError:
-            await to_the_end(self._prevent(job.job_name))
-            raise
         if (job_id := parse_submission(done.stdout)) is not None:
             return job_id
         error = submission_error(done, run_dir=job.run_dir)

@@ -8,8 +8,7 @@ from importlib import resources
 
 from . import batch
 from .config import KernelConfig
-from .credentials import Identity
-from .request import KernelCommand, launch_request
+from .request import KernelCommand, Launch, launch_request
 from .transport import Account
 
 __all__ = ["Submission", "prepare"]
@@ -48,49 +47,32 @@ class Submission:
 
 
 def prepare(
-    config: KernelConfig,
-    command: KernelCommand,
-    account: Account,
-    *,
-    kernel_id: str,
-    nonce: str,
-    supervisor: Identity,
-    server_certificate: str,
-    stop_timeout: float,
-    squeue: list[str],
-    delay: int = 0,
+    config: KernelConfig, command: KernelCommand, account: Account, launch: Launch, *, delay: int = 0
 ) -> Submission:
     """Return what to submit.
 
     Parameters
     ----------
-    config, command, kernel_id, nonce, supervisor, server_certificate, stop_timeout, squeue
-        As for `slurm_provisioner.request.launch_request`.
+    config : KernelConfig
+        What to ask Slurm for.
+    command : KernelCommand
+        What to run.
     account : Account
         Who submits.
+    launch : Launch
+        What belongs to this job alone.
     delay : int
         Seconds until Slurm may start it.
     """
     home = account.home
-    run_dir = f"{batch.expand_home(config.state_dir, home)}/{kernel_id}"
-    job_name = f"{config.job_name}-{kernel_id[:8]}-{nonce[:6]}"
+    run_dir = f"{batch.expand_home(config.state_dir, home)}/{launch.kernel_id}"
+    job_name = f"{config.job_name}-{launch.kernel_id[:8]}-{launch.nonce[:6]}"
     launcher = resources.files(__package__).joinpath("launcher.py").read_text(encoding="utf-8")
-    request = launch_request(
-        config,
-        command,
-        home=home,
-        kernel_id=kernel_id,
-        nonce=nonce,
-        supervisor=supervisor,
-        server_certificate=server_certificate,
-        stop_timeout=stop_timeout,
-        squeue=squeue,
-    )
     return Submission(
         job_name=job_name,
         run_dir=run_dir,
         log_directory=batch.log_directory(config, run_dir=run_dir, home=home) or "",
-        request=json.dumps(request),
+        request=json.dumps(launch_request(config, command, launch, home=home)),
         script=batch.render(config, job_name=job_name, run_dir=run_dir, home=home, launcher=launcher, delay=delay),
         _config=config,
         _account=account,

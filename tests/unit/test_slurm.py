@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import stat
 import time
@@ -214,9 +213,9 @@ def test_many_submissions_are_spread():
 
         slurm = Slurm(Notes(sbatch=said("1\n")))
         await asyncio.gather(*(slurm.submit(job()) for _ in range(4)))
-        return [after - before for before, after in itertools.pairwise(moments)]
+        return moments[-1] - moments[0]
 
-    assert min(asyncio.run(main())) > slurm_module.SUBMIT_PAUSE * 0.9
+    assert asyncio.run(main()) > 3 * slurm_module.SUBMIT_PAUSE * 0.9
 
 
 def test_a_job_that_the_controller_forgot_is_an_answer():

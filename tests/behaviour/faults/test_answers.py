@@ -22,8 +22,8 @@ LIES = {
     "an error and exit code 0": "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&2; exit 0",
     "garbled": "printf '\\377\\376\\0\\1 \\x1f\\x1f\\x1f\\x1f\\n\\xc3\\x28'; exit 0",
     "half of it": '"$real" "$@" | head -c 25; exit 0',
-    "an unknown state": '"$real" "$@" | sed \'s/RUNNING/LEVITATING/\'; exit 0',
-    "a state cut short": '"$real" "$@" | sed \'s/RUNNING/CA/\'; exit 0',
+    "an unknown state": '"$real" "$@" | sed -E \'s/RUNNING|COMPLETING|FAILED/LEVITATING/g\'; exit 0',
+    "a state cut short": '"$real" "$@" | sed -E \'s/RUNNING|COMPLETING|FAILED/CA/g\'; exit 0',
     "a banner": "printf '*** Maintenance 2001-02-03 ***\\nJob 1: FAILED CANCELLED\\n'; printf 'be warned\\n' >&2",
     "killed": "kill -KILL $$",
 }

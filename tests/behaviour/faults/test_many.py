@@ -11,7 +11,7 @@ from tools import QUEUED, start_now
 
 from slurm_provisioner.errors import SubmissionError
 
-COUNT = 30
+COUNT = 50
 #: More would be a burden for everybody's controller.
 SUBMISSIONS_AT_ONCE = 8
 #: Tells when a command begins and ends, in one file for all.
