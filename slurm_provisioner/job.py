@@ -64,6 +64,11 @@ class KernelJob:
         """Slurm's id of the job, if there is one."""
         return (self.allocation.record.job_id or None) if self.allocation is not None else None
 
+    async def open(self) -> dict[str, Any]:
+        """Return the kernel's endpoints, which hold what connects to them until there is a kernel."""
+        await self._link.open()
+        return self._link.endpoints
+
     async def launch(self, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> dict[str, Any]:
         """Start a kernel: in the job if there is one, else in a new one. Return its endpoints.
 
@@ -83,7 +88,7 @@ class KernelJob:
         SlurmProvisionerError
             There is no kernel. A job submitted for it is cancelled.
         """
-        await self._link.open()
+        endpoints = await self.open()
         now = self.allocation
         if now is not None and not now.record.over:
             try:
@@ -95,11 +100,11 @@ class KernelJob:
                 if not now.record.over:  # the allocation is kept, for another try; it may have been waited for long
                     raise
             else:
-                return self._link.endpoints
+                return endpoints
         if now is not None and not new_job:
             raise await now.end_error()
         await self._submit(config, command)
-        return self._link.endpoints
+        return endpoints
 
     async def _submit(self, config: KernelConfig, command: KernelCommand) -> None:
         not_before = 0.0

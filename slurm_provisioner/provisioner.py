@@ -3,7 +3,7 @@
 What the contract asks beyond its docstrings (read in jupyter_client 8, `manager.py` and `restarter.py`):
 
 - `poll` and `send_signal` are called at any time, ten times a second during a shutdown: answered from memory,
-  never raising.
+  never raising, but for a websocket to a kernel that is not there (`succession`).
 - Only `cleanup` and `shutdown_requested` carry a restart flag that can be trusted, so `kill` ends the kernel
   process and only ``cleanup(restart=False)`` gives the job back.
 - A launch that raises gets no further call, so it cleans up after itself.
@@ -26,6 +26,7 @@ from traitlets import Dict
 
 from .errors import SlurmProvisionerError
 from .loop import background_loop
+from .succession import ServedKernel
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
@@ -73,6 +74,8 @@ class SlurmProvisioner(KernelProvisionerBase):
         self._command: KernelCommand | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._cwd: str | None = None
+        self._served = ServedKernel(self.parent)
+        self._waits = False
 
     @property
     def job_config(self) -> KernelConfig:
@@ -98,8 +101,9 @@ class SlurmProvisioner(KernelProvisionerBase):
         # Imported with the first kernel: listing kernelspecs must not pay for pydantic.
         from .config import KernelConfig, overrides_from_env  # noqa: PLC0415
 
-        extra_arguments = kwargs.pop("extra_arguments", [])
         kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
+        self._served.keywords = dict(kwargs)
+        extra_arguments = kwargs.pop("extra_arguments", [])
         given_env = dict(kwargs.get("env") or os.environ)
         self._config = KernelConfig.load(
             self._stanza(),
@@ -157,12 +161,12 @@ class SlurmProvisioner(KernelProvisionerBase):
         try:
             endpoints = await background_loop().run(self._launch(command), undo=self._let_go)
         except SlurmProvisionerError as error:
-            self._show(str(error))
+            self._served.failed(error)
             raise
         except asyncio.CancelledError:
             self._let_go()  # the launch may have ended well a moment ago, with nobody left to take it
             raise
-        self._show("")
+        self._served.started()
         self._running = True
         names = ("key", "signature_scheme", "kernel_name")
         self._connect({**endpoints, **{name: command.session[name] for name in names}})
@@ -173,16 +177,15 @@ class SlurmProvisioner(KernelProvisionerBase):
             info["key"] = info["key"].encode()
         self.connection_info = cast("KernelConnectionInfo", info)
 
-    def _show(self, reason: str) -> None:
-        """Have jupyter_server's kernel model say why there is no kernel; it clears nothing of that by itself."""
-        if self.parent is not None and self.parent.has_trait("reason"):
-            self.parent.reason = reason
-
     async def _launch(self, command: KernelCommand) -> dict[str, Any]:
-        new_job, self._user_asked = self._job is None or self._user_asked, False
+        asked, self._user_asked = self._user_asked, False
+        self._waits = (self._waits or self._served.is_successor()) and not asked
+        new_job = self._job is None or asked
         config, job = self.job_config, self._own_job()
         first = job.allocation is None
         try:
+            if self._waits:
+                return await job.open()
             return await job.launch(config, command, new_job=new_job)
         except BaseException:
             if first:
@@ -206,23 +209,33 @@ class SlurmProvisioner(KernelProvisionerBase):
             self._finalizer.atexit = False
         return self._job
 
-    async def post_launch(self, **kwargs: Any) -> None:
-        """Nothing is left to do, and this must not raise."""
+    async def post_launch(self, **kwargs: Any) -> None:  # noqa: ARG002
+        """Have a kernel that waits for its user's restart do so. This must not raise."""
+        if self._waits:
+            self._running = False
+            self._served.wait()
 
     # --------------------------------------------------------------------- life
 
     @property
     def has_process(self) -> bool:
-        """Whether a kernel process was launched and not yet waited for."""
-        return self._running
+        """Whether a kernel process was launched and not yet waited for, or `poll` has something to say."""
+        return self._running or self._refuses
+
+    @property
+    def _refuses(self) -> bool:
+        """Whether it waits for its user's restart, and has no kernel to connect to."""
+        return self._waits and bool(self._served.lack)
 
     async def poll(self) -> int | None:
         """Return None while the kernel lives or is not known to have ended, else its exit code."""
+        if self._refuses:  # only a websocket that is to be opened asks
+            self._served.refuse()
         if self._job is None or not self._running:
             return 0
         code = self._job.exit_code
         if code is not None:
-            self._show(self._job.obituary)
+            self._served.tell(self._job.obituary)
         return code
 
     async def wait(self) -> int | None:
@@ -245,6 +258,7 @@ class SlurmProvisioner(KernelProvisionerBase):
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002  (the flag cannot be trusted, see above)
         """End the kernel process; the job stays."""
+        self._served.stopping()
         await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002
@@ -254,6 +268,7 @@ class SlurmProvisioner(KernelProvisionerBase):
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that the kernel's end is wanted; only a user's own restart comes this way with ``restart=True``."""
         self._user_asked = restart
+        self._served.stopping()
         if self._job is not None:
             self._job.expect_exit()
 

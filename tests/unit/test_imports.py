@@ -17,7 +17,7 @@ PACKAGE = Path(slurm_provisioner.__file__).parent
 # Each layer may import those below it, never those above or beside it, but for pairs that are named here.
 LAYERS = [
     {"provisioner"},
-    {"job"},
+    {"job", "succession"},
     {"allocation"},
     {"cluster"},
     {"watcher", "record", "link", "arrival"},
