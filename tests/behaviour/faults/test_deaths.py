@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Hands, eventually, queue, queue_empties, remove_folders_of_the_killed, slurm
-from tools import cut_link, node_of, warnings
+from tools import node_of, warnings
 from watched import until, watched
 
 from slurm_provisioner.errors import JobEndedError
@@ -167,30 +167,6 @@ def test_a_node_that_fails(kernelspec, hands):
     reason = ended(kernelspec(), lambda job_id: set_down(hands, job_id))
     assert "its node failed" in reason
     assert "NODE_FAIL" in reason
-
-
-def test_a_kernel_on_a_node_that_was_cut_off_ends_by_itself(start, kernelspec, hands, monkeypatch):
-    kernel = start(kernelspec(lease="2s"))
-    hands.stop(node_of(kernel.job_id))
-    set_down(hands, kernel.job_id)
-    cut_link(kernel, monkeypatch)
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the node's failure")
-    # `nothing_left` looks for its processes
-
-
-def test_no_other_kernel_begins_before_one_on_a_lost_node_has_ended(start, kernelspec, hands, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.allocation.FENCE_MARGIN", 3)
-    kernel = start(kernelspec(lease="2s"))
-    pid = kernel.run("import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.getpid()")
-    job_id, node = kernel.job_id, node_of(kernel.job_id)
-    hands.stop(node)
-    set_down(hands, job_id)
-    cut_link(kernel, monkeypatch)
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the node's failure")
-    kernel.restart()
-    assert kernel.run(f"import os; print(os.path.exists('/proc/{pid}'))") == "False"
-    assert kernel.job_id != job_id
-    assert node_of(kernel.job_id) != node
 
 
 def test_a_supervisor_that_is_killed(kernelspec, hands):
