@@ -231,7 +231,7 @@ class Kernel:
 
     def interrupt(self, code: str) -> dict[str, Any]:
         """Interrupt a cell, which begins by printing "begun", and return its reply."""
-        request = self.client.execute(code)
+        request = self.client.execute(code, stop_on_error=False)  # what is run next must not be aborted
         while (msg := self.client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
             pass
         assert msg["content"]["text"] == "begun\n"

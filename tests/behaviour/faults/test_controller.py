@@ -95,7 +95,7 @@ def test_a_job_that_ends_while_the_controller_is_down_is_dead_once_it_is_back(
 
 @pytest.mark.parametrize("patience", [1.0, 60.0], ids=["sbatch is slow to see it", "sbatch says so"])
 def test_a_start_without_a_controller_is_one_clear_error(kernelspec, hands, monkeypatch, patience):
-    impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=patience)
+    impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=patience, slurm__COMMAND_TIMEOUT=1, slurm__FIND_PAUSE=0.1)
     manager = KernelManager(kernel_name=kernelspec())
     hands.stop("slurmctld")
     with pytest.raises(CommandError, match="controller") as caught:
