@@ -1015,7 +1015,8 @@ class Supervisor:
                 await asyncio.wait_for(work, LAST_FLUSH_SECONDS)
         self.port.server.close()
         # Without slurmstepd, whose child we are, Slurm does not learn that the job has ended.
-        self.broadcast({"event": "bye", "reason": self.reason, "orphaned": os.getppid() != self.parent})
+        orphaned = {"orphaned": True} if os.getppid() != self.parent else {}
+        self.broadcast({"event": "bye", "reason": self.reason, **orphaned})
         for channel in self.channels:
             channel.close()
         await self.port.flush()
