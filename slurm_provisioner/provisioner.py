@@ -220,16 +220,11 @@ class SlurmProvisioner(KernelProvisionerBase):
     @property
     def has_process(self) -> bool:
         """Whether a kernel process was launched and not yet waited for, or `poll` has something to say."""
-        return self._running or self._refuses
-
-    @property
-    def _refuses(self) -> bool:
-        """Whether it waits for its user's restart, and has no kernel to connect to."""
-        return self._waits and bool(self._served.lack)
+        return self._running or bool(self._served.lack)
 
     async def poll(self) -> int | None:
         """Return None while the kernel lives or is not known to have ended, else its exit code."""
-        if self._refuses:  # only a websocket that is to be opened asks
+        if self._served.lack:  # only a websocket that is to be opened asks
             self._served.refuse()
         if self._job is None or not self._running:
             return 0
