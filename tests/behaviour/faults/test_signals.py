@@ -72,7 +72,9 @@ def test_a_busy_kernel_gets_its_chance_before_it_is_killed(start, tmp_path):
     kernel.run("import os, pathlib, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
     kernel.run(f"save = lambda *_: (pathlib.Path({str(saved)!r}).write_text('all of it'), os._exit(0))")
     kernel.run("signal.signal(signal.SIGTERM, save)")
-    kernel.client.execute("while True: pass")
+    kernel.client.execute("print('begun', flush=True)\nwhile True: pass")
+    while kernel.client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
+        pass
     kernel.manager.shutdown_kernel()
     queue_empties()
     assert saved.read_text() == "all of it"
