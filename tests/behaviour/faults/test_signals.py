@@ -69,10 +69,11 @@ def test_a_restart_waits_for_a_link_that_comes_back(start, monkeypatch, now):
 def test_a_busy_kernel_gets_its_chance_before_it_is_killed(start, tmp_path):
     kernel = start()
     saved = tmp_path / "saved"
-    kernel.run("import os, pathlib, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    kernel.run("import os, pathlib, signal")
     kernel.run(f"save = lambda *_: (pathlib.Path({str(saved)!r}).write_text('all of it'), os._exit(0))")
     kernel.run("signal.signal(signal.SIGTERM, save)")
-    kernel.client.execute("print('begun', flush=True)\nwhile True: pass")
+    # ipykernel sets SIGINT's handler anew for each cell
+    kernel.client.execute("signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\nwhile True: pass")
     while kernel.client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
         pass
     kernel.manager.shutdown_kernel()
