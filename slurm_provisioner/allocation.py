@@ -397,11 +397,9 @@ class Allocation:
             await asyncio.wait([self._submitting])
         if self.record.job_id and not self.record.ended.is_set() and not await self._stop_supervisor():
             await self._cancel()
-        self._close()
         self.record.ended.set()
         self.record.kernel_ended(-int(signal.SIGTERM))
-        for task in self._tasks:
-            task.cancel()
+        self.leave()
 
     async def tidy(self, *, keep_log: bool) -> None:
         """Remove the run directory, or all of it but the log, which tells the user of a failure."""

@@ -62,11 +62,16 @@ def make_identity(name: str) -> Identity:
     )
 
 
-def client_contexts(identity: Identity, peer_certificate: str, channels: Iterable[str]) -> dict[str, ssl.SSLContext]:
-    """Return the TLS context of each channel: we show `identity`, and accept exactly `peer_certificate`."""
+def client_contexts(
+    identity: Identity, peer_certificate: str, channels: Iterable[str], *, directory: str | None = None
+) -> dict[str, ssl.SSLContext]:
+    """Return the TLS context of each channel: we show `identity`, and accept exactly `peer_certificate`.
+
+    The key is in a private file for a moment: in `directory`, which is removed even if we are killed meanwhile.
+    """
     contexts = {}
     # ssl reads a private key from a file only
-    descriptor, path = tempfile.mkstemp(prefix="slurm-", suffix=".pem")
+    descriptor, path = tempfile.mkstemp(prefix="slurm-", suffix=".pem", dir=directory)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(identity.private_key + identity.certificate)

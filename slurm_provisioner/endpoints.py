@@ -113,7 +113,8 @@ class Endpoints:
 
     def __init__(self, dial: Callable[[str, Callable[[], asyncio.Protocol]], Awaitable[None]]) -> None:
         self._dial_far = dial
-        self._directory: str | None = None
+        #: The private folder, while they are open; it is removed however this process ends.
+        self.directory: str | None = None
         self._unguard: Callable[[], None] = lambda: None
         self._servers: dict[str, asyncio.Server] = {}
         self._ports: dict[str, int] = {}
@@ -125,9 +126,9 @@ class Endpoints:
 
         jupyter_client removes the files of ipc endpoints at every restart (`KernelManager.cleanup_ipc_files`).
         """
-        if self._directory is None:
-            self._directory = _private_directory()
-            self._unguard = guard.add(["rm", "-rf", "--", self._directory])
+        if self.directory is None:
+            self.directory = _private_directory()
+            self._unguard = guard.add(["rm", "-rf", "--", self.directory])
         loop = asyncio.get_running_loop()
         for number, channel in enumerate(CHANNELS, 1):
 
@@ -141,7 +142,7 @@ class Endpoints:
                     self._servers[channel] = await loop.create_server(accept, "127.0.0.1", 0)
                     self._ports[channel] = self._servers[channel].sockets[0].getsockname()[1]
                 continue
-            path = Path(self._directory) / f"k-{number}"
+            path = Path(self.directory) / f"k-{number}"
             if channel in self._servers and path.exists():
                 continue
             if (old := self._servers.pop(channel, None)) is not None:
@@ -155,7 +156,7 @@ class Endpoints:
         private = _has_unix_sockets()
         return {
             "transport": "ipc" if private else "tcp",
-            "ip": f"{self._directory}/k" if private else "127.0.0.1",
+            "ip": f"{self.directory}/k" if private else "127.0.0.1",
             **{f"{channel}_port": port for channel, port in self._ports.items()},
         }
 
@@ -173,9 +174,9 @@ class Endpoints:
         for task in self._dials:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory = None
             self._unguard()
 
     def _start_dial(self, channel: str, near: _Half) -> asyncio.Task[None]:

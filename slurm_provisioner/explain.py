@@ -52,13 +52,13 @@ _STATES = {
     "NODE_FAIL": ("its node failed", "Start the kernel again: it gets another node."),
     "NOT_FOUND": ("Slurm no longer knows it", "Start the kernel again."),
     "OUT_OF_MEMORY": ("it used more memory than it asked for", "Ask for more with `mem`."),
-    "REQUEUED": (
-        "Slurm put it back into the queue, where it was cancelled: when to start a new kernel is your choice",
-        "Start the kernel again.",
-    ),
     "PREEMPTED": (
         "it had to make room for a job of higher priority",
         "Start the kernel again, or use a `partition` or `qos` that is not preempted.",
+    ),
+    "REQUEUED": (
+        "Slurm put it back into the queue, where it was cancelled: when to start a new kernel is your choice",
+        "Start the kernel again.",
     ),
     "TIMEOUT": ("it reached its time limit", "Ask for more with `time`."),
 }

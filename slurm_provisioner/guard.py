@@ -56,16 +56,16 @@ class Guard:
         self._keys = itertools.count(1)
         self._lock = threading.Lock()
 
-    def add(self, argv: Sequence[str]) -> Callable[[], None]:
-        """Have a command run when this process dies; return what takes it off again.
+    def add(self, *argvs: Sequence[str]) -> Callable[[], None]:
+        """Have commands run when this process dies; return what takes them off again.
 
-        It is run more than once, and its failure is nobody's concern.
+        They are run more than once, and their failure is nobody's concern.
         """
         key = next(self._keys)
         with self._lock:
             if self._pipe is None:
                 self._pipe = self._start()
-            self._write(f"+{key} {shlex.join(argv)}")
+            self._write(f"+{key} {'; '.join(map(shlex.join, argvs))}")
         return functools.partial(self._drop, key)
 
     def _drop(self, key: int) -> None:

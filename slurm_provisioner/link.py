@@ -133,7 +133,9 @@ class Link:
         self.detach()
         self._target = target
         self.lost_in_silence, self.last_sent = False, 0.0
-        self._contexts = client_contexts(target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR))
+        self._contexts = client_contexts(
+            target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR), directory=self._endpoints.directory
+        )
         self._attached.set()
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))

@@ -155,14 +155,7 @@ class Slurm:
     def if_we_die(self, job_name: str, run_dir: str) -> Callable[[], None]:
         """Have a job cancelled, and its secrets removed, if this process dies; return what takes that back."""
         secrets = [f"{run_dir}/request.json", f"{run_dir}/connection.json"]
-        argvs = [self._cancel_argv(job_name), ["rm", "-f", "--", *secrets]]
-        drops = [self.transport.if_we_die(argv) for argv in argvs]
-
-        def drop_all() -> None:
-            for drop in drops:
-                drop()
-
-        return drop_all
+        return self.transport.if_we_die(self._cancel_argv(job_name), ["rm", "-f", "--", *secrets])
 
     def state_argv(self) -> list[str]:
         """Return the command by which a job learns on its node whether Slurm still has it."""

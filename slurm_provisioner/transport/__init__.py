@@ -84,8 +84,8 @@ class Transport(Protocol):
             It cannot be reached.
         """
 
-    def if_we_die(self, argv: Sequence[str]) -> Callable[[], None]:
-        """Have a command run there if this process dies without a word; return what takes it off again."""
+    def if_we_die(self, *argvs: Sequence[str]) -> Callable[[], None]:
+        """Have commands run there if this process dies without a word; return what takes them off again."""
 
     async def aclose(self) -> None:
         """Release everything."""

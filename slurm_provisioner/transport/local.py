@@ -107,9 +107,9 @@ class LocalTransport:
                 return sock
         raise last
 
-    def if_we_die(self, argv: Sequence[str]) -> Callable[[], None]:
+    def if_we_die(self, *argvs: Sequence[str]) -> Callable[[], None]:
         """Leave it to the guard of this process."""
-        return guard.add(argv)
+        return guard.add(*argvs)
 
     async def aclose(self) -> None:
         """Nothing is kept between calls."""

@@ -17,8 +17,7 @@ from slurm_provisioner.guard import guard
 kept, dropped, odd = sys.argv[1:]
 guard.add(["touch", "--", kept])
 drop = guard.add(["touch", dropped])
-guard.add(["touch", odd])
-guard.add(["no-such-program"])
+guard.add(["no-such-program"], ["touch", odd])
 drop()
 {then}
 """

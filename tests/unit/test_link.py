@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from slurm_provisioner import credentials
 from slurm_provisioner import endpoints as endpoints_module
 from slurm_provisioner import link as link_module
 from slurm_provisioner.credentials import client_contexts, make_identity
@@ -405,3 +406,9 @@ def test_no_key_file_is_left(tmp_path, monkeypatch):
     assert set(client_contexts(OURS, THEIRS.certificate, CHANNELS)) == set(CHANNELS)
     assert list(tmp_path.iterdir()) == []
     assert OURS.private_key not in repr(OURS)
+
+
+def test_a_key_file_of_a_killed_process_is_where_the_guard_removes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(credentials.os, "unlink", lambda path: None)
+    client_contexts(OURS, THEIRS.certificate, CHANNELS, directory=str(tmp_path))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pem"]
