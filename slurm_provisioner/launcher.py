@@ -5,7 +5,8 @@ node: Python >= 3.6 and its standard library are enough. ``RUN_DIR/request.json`
 ``RUN_DIR/connection.json`` tells the server side where we listen: one TLS port with mutual certificates, on which the
 ALPN name chooses a channel of the kernel, or our own: commands and events, a JSON object a line.
 
-From top to bottom: pure functions, the request, the private directory, the kernel's process, the port, the supervisor.
+From top to bottom: pure functions, the request, the private directory, the kernel's process, the streams of bytes to
+its sockets, the port, the supervisor.
 """
 
 import sys
@@ -26,6 +27,7 @@ import stat
 import string
 import subprocess
 import time
+from collections import deque
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
     import struct
-    from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Set, Tuple, Union
+    from typing import Any, Callable, Coroutine, Deque, Dict, List, Mapping, Optional, Set, Tuple, Union
 
     Loop = asyncio.AbstractEventLoop
     Reader = asyncio.StreamReader
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     Task = asyncio.Task[None]
     Context = ssl.SSLContext
     Socket = socket.socket
+    Protocol = asyncio.Protocol
+    Transport = Any  # asyncio's own types tell of none that is both, a protocol's argument and a writer's
 else:
 
     class _Type:
@@ -53,14 +57,20 @@ else:
         def __getitem__(self, _parameters):
             return self
 
-    Any = Callable = Coroutine = Dict = List = Mapping = Optional = Set = Tuple = Union = _Type()
-    Loop = Reader = Writer = Task = Context = Socket = Any
+    Any = Callable = Coroutine = Deque = Dict = List = Mapping = Optional = Set = Tuple = Union = _Type()
+    Loop = Reader = Writer = Transport = Task = Context = Socket = Any
+    Protocol = object
 
 PROTOCOL = 1
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # in the order of an ipc kernel's port numbers 1 to 5
 LOG_LINES = 20  # of the job's log, told with the news of the kernel's end
 LOG_BYTES = 64 * 1024  # read at most, from the end of the job's log
-CHUNK_BYTES = 256 * 1024  # moved at a time by a pump
+HELD_BYTES = 16 * 1024 * 1024  # said by the kernel while the server side is away, then it has to wait
+AHEAD_BYTES = 2 * 1024 * 1024  # the same while it is not, until it has passed them on
+ACK_BYTES = 256 * 1024  # received, then the server side is told at once
+WRITE_BYTES = 1024 * 1024  # waiting to be written, then what they come from is paused
+END = 2**32 - 1  # in place of a number of bytes: there will be no more
+GREETING, HEADER = ("!16s?IQQ", 37), ("!QQI", 20)  # of a TLS connection that carries a stream, of a frame on it
 LINE_BYTES = 1024 * 1024  # a command on the supervisor channel
 BACKLOG_BYTES = 4 * 1024 * 1024  # unread events and answers, then the channel is dropped
 SOCKET_PATH_BYTES = 107  # sun_path of a unix socket is shorter
@@ -68,6 +78,7 @@ SOCKET_PATH_BYTES = 107  # sun_path of a unix socket is shorter
 REQUEST_SECONDS = 30.0  # NFS shows a new file late
 LOOKUP_SECONDS = 3.0  # for a name server
 HANDSHAKE_SECONDS = 15.0
+ACK_SECONDS = 0.5  # then the server side is told of fewer bytes as well
 KERNEL_SOCKET_SECONDS = 60.0  # a channel waits so long for the kernel to bind it
 KILL_SECONDS = 10.0  # a process in the grip of a dead file system does not even end by SIGKILL
 FINISH_SECONDS = 25.0  # for a kernel that Slurm ends; Slurm itself kills what is left after KillWait, mostly 30 s
@@ -676,12 +687,257 @@ class Kernel:
                 raise LauncherError(UNEXPECTED, f"the kernel's process {self.pid} does not end")
         self.over = True
 
-    async def connect(self, channel: str) -> Tuple[Reader, Writer]:
+    async def connect(self, channel: str, protocol: Protocol) -> None:
         """Connect to one of its sockets."""
-        endpoint = self.endpoints[channel]
+        loop, endpoint = asyncio.get_event_loop(), self.endpoints[channel]
         if isinstance(endpoint, str):
-            return await asyncio.open_unix_connection(endpoint, limit=CHUNK_BYTES)
-        return await asyncio.open_connection(*endpoint, limit=CHUNK_BYTES)
+            await loop.create_unix_connection(lambda: protocol, endpoint)
+        else:
+            await loop.create_connection(lambda: protocol, *endpoint)
+
+
+# Streams of bytes to the kernel ---------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """A connection of the server side to one of the kernel's sockets, as the protocol of the latter.
+
+    It outlives the TLS connections that carry it: bytes are held until the server side has them. Its `stream.py`
+    describes how, and is made the same.
+    """
+
+    def __init__(self, name: bytes, over: Callable[["Stream"], object]) -> None:
+        self.name = name
+        self.over = over
+        self.closed = False
+        self.transport: Optional[asyncio.Transport] = None  # to the kernel
+        self.carrier: Optional[Carrier] = None
+        self.number = 0  # of the carrier
+        self.received = self.passed = self.told = 0
+        self.taken = self.acknowledged = self.arrived = 0
+        self.unsent: Deque[bytes] = deque()
+        self.sent: Deque[bytes] = deque()  # and not acknowledged
+        self.ended = self.slow = self.full = self.timer = False
+
+    # The kernel's end
+
+    def connection_made(self, transport: Transport) -> None:
+        """Begin, if somebody is still there."""
+        self.transport = transport
+        transport.set_write_buffer_limits(WRITE_BYTES)
+        if self.closed:
+            transport.abort()
+        elif self.carrier:
+            self.send(0)
+            self.carrier.catch_up()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the kernel says."""
+        self.taken += len(data)
+        self.unsent.append(data)
+        self.flush()
+
+    def eof_received(self) -> None:
+        """Have the connection closed."""
+
+    def pause_writing(self) -> None:
+        """Let the server side wait for the kernel."""
+        self.slow = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.slow = False
+        self.passed = self.received
+        self.send(0)
+
+    def connection_lost(self, _error: Optional[Exception]) -> None:
+        """Tell of the kernel's end after all that it said."""
+        self.ended = True
+        self.resume_writing()
+        self.flush()
+
+    # The carrier's end
+
+    def adopt(self, carrier: "Carrier", number: int, total: int, arrived: int) -> None:
+        """Go on with a new TLS connection, where the server side is."""
+        if number <= self.number:  # it comes late
+            carrier.transport.abort()
+            return
+        self.let_go()
+        self.carrier, carrier.stream, self.number = carrier, self, number
+        if self.transport:
+            self.send(0)
+            self.heard(total, arrived, 0)
+
+    def let_go(self) -> None:
+        """Give up the TLS connection, if there is one, and keep what may not have come through."""
+        carrier, self.carrier = self.carrier, None
+        if carrier:
+            carrier.leave().abort()
+            self.unsent.extendleft(reversed(self.sent))
+            self.sent.clear()
+            self.flush()
+
+    def heard(self, total: int, arrived: int, length: int) -> None:
+        """Take a header: forget what the other side has received, which may end within a piece sent before a loss."""
+        if length == END or not self.acknowledged <= total <= self.taken:
+            self.close()
+            return
+        self.arrived = arrived
+        pieces = self.sent or self.unsent
+        while pieces and self.acknowledged + len(pieces[0]) <= total:
+            self.acknowledged += len(pieces.popleft())
+        if not self.sent and self.acknowledged < total:
+            self.unsent[0] = self.unsent[0][total - self.acknowledged :]
+            self.acknowledged = total
+        self.flush()
+
+    def take(self, data: memoryview) -> None:
+        """Pass bytes on to the kernel."""
+        self.received += len(data)
+        if self.transport and not self.ended:
+            self.transport.write(data)
+        if not self.slow:
+            self.passed = self.received
+
+    def acknowledge(self) -> None:
+        """Tell how much was received, now or soon."""
+        if self.received - self.told >= ACK_BYTES:
+            self.send(0)
+        elif self.received > self.told and not self.timer:
+            self.timer = True
+            asyncio.get_event_loop().call_later(ACK_SECONDS, self.acknowledge_late)
+
+    def acknowledge_late(self) -> None:
+        """Tell how much was received, unless that is known by now."""
+        self.timer = False
+        if self.carrier and self.received > self.told:
+            self.send(0)
+
+    def flush(self) -> None:
+        """Send what the TLS connection takes, and read no more than can be held."""
+        carrier = self.carrier
+        while self.unsent and carrier and carrier.writable:
+            data = self.unsent.popleft()
+            self.sent.append(data)
+            self.send(len(data), data)
+        if self.ended and not self.unsent and carrier and carrier.writable and not carrier.ended:
+            carrier.ended = True
+            self.send(END)
+        room = AHEAD_BYTES if carrier else HELD_BYTES
+        full = bool(carrier and self.unsent) or self.taken - self.arrived >= room
+        if self.transport and full != self.full:
+            self.full = full
+            with suppress(RuntimeError):  # Python 3.6, where it is being closed
+                (self.transport.pause_reading if full else self.transport.resume_reading)()
+
+    def send(self, length: int, data: bytes = b"") -> None:
+        """Send a frame."""
+        if self.carrier:
+            self.told = self.received
+            header = struct.pack(HEADER[0], self.received, self.passed, length)
+            self.carrier.transport.writelines([header, data] if data else [header])
+
+    def close(self) -> None:
+        """Be over, and tell the server side if it is connected."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.carrier:
+            self.carrier.end()
+            self.carrier = None
+        if self.transport:
+            self.transport.close()
+            asyncio.get_event_loop().call_later(FLUSH_SECONDS, self.transport.abort)
+        self.unsent.clear()
+        self.sent.clear()
+        self.over(self)
+
+
+class Carrier(Protocol):
+    """A TLS connection that carries a stream.
+
+    Parameters
+    ----------
+    writer : asyncio.StreamWriter
+        The connection, which would be closed with the object.
+    join : callable
+        Called with this and the fields of the greeting.
+    """
+
+    def __init__(self, writer: Writer, join: Callable[..., None]) -> None:
+        self.writer = writer
+        self.transport: Transport = writer.transport
+        self.join = join
+        self.stream: Optional[Stream] = None
+        self.writable = True
+        self.ended = self.left_it = False
+        self.head = bytearray()
+        self.left = 0
+        self.early: List[bytes] = []  # while the kernel's socket is yet to come
+        self.transport.set_write_buffer_limits(WRITE_BYTES)
+
+    def leave(self) -> Transport:
+        """Have nothing more to do with the stream; the transport, to be closed."""
+        self.stream, self.left_it = None, True
+        return self.transport
+
+    def end(self) -> None:
+        """Tell that the stream is over."""
+        self.transport.write(struct.pack(HEADER[0], 0, 0, END))
+        self.leave().close()
+
+    def catch_up(self) -> None:
+        """Take what came early."""
+        early, self.early = self.early, []
+        for data in early:
+            self.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames, after a greeting."""
+        rest = memoryview(data)
+        while rest and not self.left_it:
+            if self.stream and not self.stream.transport:
+                self.early.append(bytes(rest))
+                return
+            form, size = HEADER if self.stream else GREETING
+            wanted = self.left or size - len(self.head)
+            part, rest = rest[:wanted], rest[wanted:]
+            if self.stream and self.left:
+                self.left -= len(part)
+                self.stream.take(part)
+                continue
+            self.head += part
+            if len(self.head) == size:
+                fields = struct.unpack(form, self.head)
+                self.head.clear()
+                if self.stream:
+                    self.left = fields[-1]
+                    self.stream.heard(*fields)
+                else:
+                    self.join(self, *fields)
+        if self.stream:
+            self.stream.acknowledge()
+
+    def eof_received(self) -> None:
+        """Have the connection closed."""
+
+    def pause_writing(self) -> None:
+        """Let the kernel wait for the server side."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.writable = True
+        if self.stream:
+            self.stream.flush()
+
+    def connection_lost(self, _error: Optional[Exception]) -> None:
+        """Leave the stream to the next connection."""
+        if self.stream and self.stream.transport:
+            self.stream.let_go()
+        elif self.stream:  # it was not answered yet: the next one may begin anew
+            self.stream.close()
 
 
 # The port -------------------------------------------------------------------------------------------------------------
@@ -822,33 +1078,21 @@ def withdraw(run_dir: str, nonce: str) -> None:
             os.unlink(os.path.join(run_dir, "login-host"))
 
 
-async def pump(reader: Reader, writer: Writer) -> None:
-    """Copy bytes until the source ends or a side fails, no faster than the destination takes them."""
-    with suppress(OSError):
-        while True:
-            data = await reader.read(CHUNK_BYTES)
-            if not data:
-                return
-            writer.write(data)
-            await writer.drain()
-
-
 def is_lost(writer: Writer) -> bool:
     """Whether a TLS connection is no more; before Python 3.11, is_closing does not tell."""
     return writer.transport.is_closing() or writer.get_extra_info("socket") is None
 
 
-async def close(*writers: Writer) -> None:
-    """Flush and close connections; by force, where the peer does not take the rest in time."""
-    open_ones = [writer for writer in writers if not is_lost(writer)]  # Python 3.11 breaks what is closed twice
-    ends = [writer.get_extra_info("socket") for writer in open_ones]
+async def close(writer: Writer) -> None:
+    """Flush and close a connection; by force, where the peer does not take the rest in time."""
+    if is_lost(writer):  # Python 3.11 breaks what is closed twice
+        return
+    end = writer.get_extra_info("socket")
     try:
-        for writer in open_ones:
-            writer.close()
-        await until(lambda: all(end.fileno() < 0 for end in ends), FLUSH_SECONDS)  # wait_closed is new in 3.7
+        writer.close()
+        await until(lambda: end.fileno() < 0, FLUSH_SECONDS)  # wait_closed is new in 3.7
     finally:
-        for writer in open_ones:
-            writer.transport.abort()
+        writer.transport.abort()
 
 
 class Port:
@@ -858,13 +1102,21 @@ class Port:
     ----------
     loop : asyncio.AbstractEventLoop
         Where they run.
-    serve : callable
-        Called with a channel's name, a reader and a writer for each connection of the peer; it ends with the coroutine.
+    converse : callable
+        Called with a reader and a writer for each supervisor channel of the peer; it ends with the coroutine.
+    join : callable
+        Called with a channel of the kernel, a `Carrier` on it, and the fields of its greeting.
     """
 
-    def __init__(self, loop: Loop, serve: Callable[[str, Reader, Writer], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        converse: Callable[[Reader, Writer], Coroutine[Any, Any, None]],
+        join: Callable[..., None],
+    ) -> None:
         self.loop = loop
-        self.serve = serve
+        self.converse = converse
+        self.join = join
         self.tasks: Set[asyncio.Task[None]] = set()
         self.quiet_until = 0.0
         loop.set_exception_handler(self.on_trouble)
@@ -882,17 +1134,21 @@ class Port:
 
     def accept(self, reader: Reader, writer: Writer) -> None:
         """Take a connection after its handshake."""
-        self.spawn(self.handle(reader, writer))
+        tls = writer.get_extra_info("ssl_object")
+        # the peer itself, nobody whom it may have signed
+        channel = tls.selected_alpn_protocol() if tls.getpeercert(True) == self.peer else None
+        if channel in CHANNELS:
+            writer.transport.set_protocol(Carrier(writer, lambda *greeting: self.join(channel, *greeting)))
+        else:
+            self.spawn(self.handle(channel, reader, writer))
 
-    async def handle(self, reader: Reader, writer: Writer) -> None:
-        """See a connection from its handshake to its end."""
+    async def handle(self, channel: Optional[str], reader: Reader, writer: Writer) -> None:
+        """See a supervisor channel to its end; that of anything else is now."""
         try:
-            tls = writer.get_extra_info("ssl_object")
-            channel = tls.selected_alpn_protocol()
-            if channel and tls.getpeercert(True) == self.peer:  # the peer itself, nobody whom it may have signed
-                await self.serve(channel, reader, writer)
+            if channel:
+                await self.converse(reader, writer)
         except OSError:
-            pass  # one of the two sides is gone
+            pass  # the peer is gone
         finally:
             await close(writer)
 
@@ -972,7 +1228,8 @@ class Supervisor:
         self.request = request
         self.private = private
         self.kernel = kernel
-        self.port = Port(loop, self.serve)
+        self.port = Port(loop, self.converse, self.join)
+        self.streams: Dict[bytes, Stream] = {}
         self.channels: Set[asyncio.StreamWriter] = set()  # to the server side's supervisor channels
         self.exited: Json = {}  # how the kernel ended, if it has
         self.restart_task: Optional[asyncio.Task[None]] = None
@@ -1019,6 +1276,8 @@ class Supervisor:
         self.broadcast({"event": "bye", "reason": self.reason, **orphaned})
         for channel in self.channels:
             channel.close()
+        # A stream is over when the server side has all that the kernel said.
+        await until(lambda: not any(stream.carrier for stream in self.streams.values()), LAST_FLUSH_SECONDS)
         await self.port.flush()
         return code
 
@@ -1137,6 +1396,9 @@ class Supervisor:
             await self.kernel.end(self.request.stop_timeout)
             self.reap()
             self.check_ending()
+            for stream in self.streams.values():
+                if stream.transport:  # to the old one, whose last words have that long to be fetched
+                    self.loop.call_later(FLUSH_SECONDS, stream.close)
             self.kernel = Kernel(spec, self.private, self.kernel.generation + 1)
             self.look_after_kernel()
             answer = {"ok": True, **self.identity()}
@@ -1149,35 +1411,35 @@ class Supervisor:
 
     # Channels
 
-    async def serve(self, channel: str, reader: Reader, writer: Writer) -> None:
-        """Serve a connection of the server side."""
+    def join(self, channel: str, carrier: Carrier, name: bytes, fresh: bool, *place: int) -> None:
+        """Let a TLS connection carry its stream, which may be a new one."""
         self.lease.renew()
-        if channel == "supervisor":
-            await self.converse(reader, writer)
-        else:
-            await self.relay(channel, reader, writer)
+        stream = self.streams.get(name)
+        if not (stream or fresh):
+            carrier.end()
+            return
+        if stream is None:
+            for other in list(self.streams.values()):
+                if other.name[:8] != name[:8] and not other.carrier:  # that server side has been replaced by this one
+                    other.close()
+            stream = self.streams[name] = Stream(name, lambda stream: self.streams.pop(stream.name, None))
+            self.port.spawn(self.reach_kernel(channel, stream))
+        stream.adopt(carrier, *place)
 
-    async def relay(self, channel: str, reader: Reader, writer: Writer) -> None:
-        """Join a connection with the kernel's socket of the same name, which may be yet to come."""
+    async def reach_kernel(self, channel: str, stream: Stream) -> None:
+        """Join a stream with the kernel's socket of that name, which may be yet to come."""
         deadline = self.loop.time() + KERNEL_SOCKET_SECONDS
-        while True:
-            try:
-                kernel_reader, kernel_writer = await self.kernel.connect(channel)
-                break
-            except OSError:
-                if self.kernel.poll() or is_lost(writer) or self.loop.time() > deadline:
-                    raise
+        while not stream.closed:
+            with suppress(OSError):
+                await self.kernel.connect(channel, stream)
+                return
+            if self.kernel.poll() or self.loop.time() > deadline:
+                stream.close()
             await asyncio.sleep(POLL_SECONDS)
-        pumps = [self.port.spawn(pump(reader, kernel_writer)), self.port.spawn(pump(kernel_reader, writer))]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in pumps:
-                task.cancel()
-            await close(writer, kernel_writer)
 
     async def converse(self, reader: Reader, writer: Writer) -> None:
         """Obey the server side, and tell it what happens."""
+        self.lease.renew()
         send(writer, {"event": "status", **self.status()})
         self.channels.add(writer)
         try:

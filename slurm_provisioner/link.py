@@ -1,7 +1,7 @@
 """The server side of a kernel's connections: endpoints here, and the TLS port of the supervisor behind them.
 
 One connection is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it
-breaks, and tells where the others, one for each client and channel of the kernel, are to go.
+breaks, and tells when and where the others, one for each client and channel of the kernel, are to go.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from .credentials import Identity, client_contexts
 from .endpoints import CHANNELS, Endpoints
 from .errors import LinkError, RefusedError
 from .loop import first
+from .stream import Carrier, Stream
 from .transport import Transport
 
 __all__ = ["Link", "Listener", "Target"]
@@ -28,7 +29,7 @@ __all__ = ["Link", "Listener", "Target"]
 SUPERVISOR = "supervisor"
 #: Seconds for one attempt to connect, TLS included.
 CONNECT_TIMEOUT = 10.0
-#: Seconds between attempts to reach the supervisor again: first, last.
+#: Seconds between attempts to connect again: first, last.
 RETRY_FIRST, RETRY_LAST = 0.2, 10.0
 #: Seconds the supervisor has for an answer before the connection counts as broken.
 ANSWER_TIMEOUT = 10.0
@@ -87,11 +88,10 @@ class Link:
     def __init__(self, transport: Transport, log: logging.Logger) -> None:
         self._transport = transport
         self._log = log
-        self._endpoints = Endpoints(self._dial)
+        self._endpoints = Endpoints(self._carry)
         self._target: Target | None = None
         self._host: str | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
-        self._attached = asyncio.Event()
         self._detached = asyncio.Event()
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
@@ -106,26 +106,37 @@ class Link:
         self.last_sent = 0.0
 
     async def open(self) -> None:
-        """Bind the kernel's endpoints, or bind again those whose files were removed."""
+        """Bind the near ends."""
         await self._endpoints.open()
 
     @property
     def endpoints(self) -> dict[str, Any]:
-        """Where clients connect, in the terms of Jupyter's connection files."""
+        """Where the front connects, in the terms of Jupyter's connection files."""
         return self._endpoints.info
 
-    async def _dial(self, channel: str, protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Connect a protocol to a channel of the kernel, once there is a supervisor to ask."""
-        await self._attached.wait()
-        if self._host is None:
-            await asyncio.wait_for(self._connected.wait(), CONNECT_TIMEOUT)
-        host, target = self._host, self._target
-        if host is None or target is None:
-            raise LinkError("The kernel's job is gone.")
-        context = self._contexts[channel]
-        sock = await asyncio.wait_for(self._transport.connect(host, target.port), CONNECT_TIMEOUT)
+    async def _carry(self, stream: Stream) -> None:
+        """Keep a stream connected, until the supervisor is lost."""
+        pause = RETRY_FIRST
+        while True:
+            carrier = Carrier(stream)
+            try:
+                await self._dial(stream.channel, carrier)
+                await carrier.lost.wait()
+            except (OSError, asyncio.TimeoutError) as error:
+                self._log.debug("The kernel's channel %s cannot be reached: %s", stream.channel, error)
+            pause = RETRY_FIRST if carrier.answered else min(pause * 2, RETRY_LAST)
+            await asyncio.sleep(pause)
+
+    async def _dial(self, channel: str, carrier: Carrier) -> None:
+        assert self._host is not None
+        assert self._target is not None
+        sock = await asyncio.wait_for(self._transport.connect(self._host, self._target.port), CONNECT_TIMEOUT)
         await asyncio.get_running_loop().create_connection(
-            protocol, sock=sock, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_TIMEOUT
+            lambda: carrier,
+            sock=sock,
+            ssl=self._contexts[channel],
+            server_hostname="",
+            ssl_handshake_timeout=CONNECT_TIMEOUT,
         )
 
     def attach(self, target: Target, listener: Listener) -> None:
@@ -136,13 +147,11 @@ class Link:
         self._contexts = client_contexts(
             target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR), directory=self._endpoints.directory
         )
-        self._attached.set()
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
 
     def detach(self) -> None:
-        """Let go of the supervisor. The endpoints stay, and hold what connects to them."""
-        self._attached.clear()
+        """Let go of the supervisor, and end what clients had with it. The endpoints stay, and hold what connects."""
         self._detached.set()
         self._target = self._host = None
         self._contexts.clear()
@@ -266,6 +275,7 @@ class Link:
         self._writer = writer
         self.lost_in_silence, self.last_sent = False, asyncio.get_running_loop().time()
         self._connected.set()
+        self._endpoints.connect()
         listener.link_changed(True)
         lease = asyncio.ensure_future(self._keep_lease(sign_of_life))
         try:
@@ -280,6 +290,7 @@ class Link:
             self._connected.clear()
             self._writer = None
             writer.close()
+            self._endpoints.disconnect()
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(LinkError("The connection to the supervisor broke."))

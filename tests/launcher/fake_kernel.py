@@ -25,6 +25,17 @@ while True:
 
 interrupted = threading.Event()
 grandchildren = []
+connections = []
+
+
+def say(count, go):
+    """Tell everybody some numbers, once a file is there, and end."""
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"".join(number.to_bytes(4, "big") for number in range(count)))
+    os._exit(0)
 
 
 def act(command, info):
@@ -42,6 +53,8 @@ def act(command, info):
         child.stdout.readline()
         grandchildren.append(child)
         return {"pid": child.pid}
+    elif do == "say-and-exit":
+        threading.Thread(target=say, args=(command["count"], command["go"])).start()
     elif do == "await-interrupt":
         interrupted.wait()
     elif do == "report":
@@ -67,6 +80,7 @@ def converse(connection, info):
 
 
 def echo(connection):
+    connections.append(connection)
     with contextlib.suppress(OSError), connection:
         while data := connection.recv(1 << 18):
             connection.sendall(data)

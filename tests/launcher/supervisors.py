@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ FAKE_KERNEL = Path(__file__).with_name("fake_kernel.py")
 FAKE_ARGV = [sys.executable, "-I", "-S", str(FAKE_KERNEL), "{connection_file}"]
 CHANNELS = ["shell", "iopub", "stdin", "control", "hb"]
 PATIENCE = 20.0  # seconds; what takes as long has failed
+END = 2**32 - 1  # of a stream
 
 
 # Certificates ---------------------------------------------------------------------------------------------------------
@@ -142,6 +144,66 @@ class Conversation:
     def close(self) -> None:
         self.stream.close()
         self.connection.close()
+
+
+class Stream:
+    """The server side's end of a stream, of which it holds nothing itself. `connect` begins the next connection."""
+
+    def __init__(self, dial, *, fresh: bool = True) -> None:
+        self.dial = dial
+        self.fresh = fresh
+        self.name = os.urandom(16)
+        self.received = self.acknowledged = self.number = 0
+        self.connections: list[ssl.SSLSocket] = []
+        self.connect()
+
+    def connect(self, number: int | None = None) -> None:
+        self.number = number or self.number + 1
+        self.left = 0
+        self.connection = self.dial()
+        self.connections.append(self.connection)
+        greeting = (self.name, self.fresh, self.number, self.received, self.received)
+        self.connection.sendall(struct.pack("!16s?IQQ", *greeting))
+
+    def sendall(self, data: bytes) -> None:
+        self.connection.sendall(struct.pack("!QQI", self.received, self.received, len(data)) + data)
+
+    def header(self) -> int:
+        """Number of bytes in the next frame, or `END`."""
+        head = b""
+        while len(head) < 20:
+            part = self.connection.recv(20 - len(head))
+            if not part:
+                raise ConnectionError("lost")
+            head += part
+        self.acknowledged, _, self.left = struct.unpack("!QQI", head)
+        self.fresh = False
+        return self.left
+
+    def recv(self, most: int) -> bytes:
+        """Some bytes, or none at an orderly end."""
+        while not self.left:
+            self.header()
+        if self.left == END:
+            return b""
+        data = self.connection.recv(min(most, self.left))
+        if not data:
+            raise ConnectionError("lost")
+        self.left -= len(data)
+        self.received += len(data)
+        return data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.sendall(struct.pack("!QQI", 0, 0, END))
+        for connection in self.connections:
+            connection.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
 
 class Job:
@@ -288,11 +350,16 @@ class Job:
     def dial(self, channel: str | None, identity: str | None = "server") -> ssl.SSLSocket:
         """Connect to the port."""
         raw = socket.create_connection(self.address, PATIENCE)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the server side does
         try:
             return self.tls(channel, identity).wrap_socket(raw)
         except BaseException:
             raw.close()
             raise
+
+    def stream(self, channel: str) -> Stream:
+        """Begin a stream to one of the kernel's sockets."""
+        return Stream(lambda: self.dial(channel))
 
     @contextlib.contextmanager
     def supervisor(self, *, ready=True):
@@ -309,12 +376,14 @@ class Job:
 
     def ask(self, do: str, **fields) -> dict:
         """Have the fake kernel do something."""
-        with self.dial("control") as connection, connection.makefile("rwb") as stream:
-            stream.write(json.dumps({"do": do, **fields}).encode() + b"\n")
-            stream.flush()
-            line = stream.readline()
-            assert line, "the kernel's channel ended without an answer"
-            return json.loads(line)
+        with self.stream("control") as stream:
+            stream.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                data = stream.recv(1 << 16)
+                assert data, "the kernel's channel ended without an answer"
+                answer += data
+            return json.loads(answer)
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE)

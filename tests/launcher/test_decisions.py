@@ -382,6 +382,7 @@ def test_the_server_is_away_from_the_end_of_its_connection_on(monkeypatch):
     monkeypatch.setattr(launcher, "send", lambda *_: None)
     supervisor = launcher.Supervisor.__new__(launcher.Supervisor)
     supervisor.alone, supervisor.channels = launcher.Patience(Clock(), 60.0, lambda: None), set()
+    supervisor.lease = launcher.Patience(Clock(), 600.0, lambda: None)
     supervisor.status = dict
 
     async def talk():

@@ -1,74 +1,20 @@
-"""The real thing: ipykernel behind the port, jupyter_client before it."""
+"""The real thing: ipykernel behind the port, jupyter_client before the link to it."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import signal
 import sys
-import tempfile
-import threading
 
 from jupyter_client import BlockingKernelClient
-from supervisors import CHANNELS, PATIENCE, Job
+from supervisors import PATIENCE
+from wire import Linked
+
+from slurm_provisioner.loop import background_loop
 
 
-class Pumps:
-    """Unix sockets on this side, each connection to them carried on to the port's channel of that name."""
-
-    def __init__(self, job: Job, folder: str) -> None:
-        self.job = job
-        self.folder = folder
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_until_complete, args=[self.serve()])
-        self.stopped = asyncio.Event()
-        self.listening = threading.Event()
-
-    async def serve(self):
-        self.tasks = set()
-        servers = []
-        for number, channel in enumerate(CHANNELS, 1):
-            accept = functools.partial(self.accept, channel)
-            servers.append(await asyncio.start_unix_server(accept, f"{self.folder}/k-{number}"))
-        self.listening.set()
-        await self.stopped.wait()
-        for server in servers:
-            server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def accept(self, channel, near, near_writer):
-        self.tasks.add(asyncio.current_task())
-        writers = [near_writer]
-        try:
-            with contextlib.suppress(OSError):
-                far, far_writer = await asyncio.open_connection(
-                    *self.job.address, ssl=self.job.tls(channel), server_hostname=""
-                )
-                writers.append(far_writer)
-                ways = [self.pump(near, far_writer), self.pump(far, near_writer)]
-                await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for writer in writers:
-                writer.transport.abort()
-
-    async def pump(self, reader, writer):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-
-    def __enter__(self):
-        self.thread.start()
-        assert self.listening.wait(PATIENCE)
-        return self
-
-    def __exit__(self, *_exception):
-        self.loop.call_soon_threadsafe(self.stopped.set)
-        self.thread.join(PATIENCE)
-        self.loop.close()
+def run(coro):
+    return background_loop().submit(coro).result(PATIENCE)
 
 
 def run_code(client, code):
@@ -81,13 +27,11 @@ def test_ipykernel_through_the_port(make_job):
     job = make_job(kernel={"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}).start()
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(job.supervisor())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp"))
-        stack.enter_context(Pumps(job, folder))
+        linked = Linked(job)
+        run(linked.__aenter__())
+        stack.callback(lambda: run(linked.__aexit__()))
         client = BlockingKernelClient()
-        client.load_connection_info(
-            {**job.session, "transport": "ipc", "ip": f"{folder}/k"}
-            | {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
-        )
+        client.load_connection_info({**job.session, **linked.link.endpoints})
         client.start_channels()
         stack.callback(client.stop_channels)
         client.wait_for_ready(PATIENCE)
@@ -97,6 +41,17 @@ def test_ipykernel_through_the_port(make_job):
         assert sum(len(output.get("text", "")) for output in outputs) == 3_000_001
         (result,) = [output["data"]["text/plain"] for output in outputs if "data" in output]
         assert int(result) == supervisor.first["pid"]
+
+        loop = "import time\nfor number in range(200): print(number, flush=True); time.sleep(0.005)"
+        client.execute(loop)
+        text = ""
+        while not text.endswith("199\n"):
+            text += client.get_iopub_msg(timeout=PATIENCE)["content"].get("text", "")
+            if text.endswith("0\n"):
+                background_loop().loop.call_soon_threadsafe(lambda: linked.wire.cut(up=True))
+        assert text == "".join(f"{number}\n" for number in range(200))
+        assert client.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "ok"
+        assert linked.wire.carried > 20
 
         number = client.execute("print('running', flush=True)\nwhile True: pass")
         while client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "running\n":

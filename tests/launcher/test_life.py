@@ -74,7 +74,7 @@ def test_a_signal_that_ended_the_kernel_is_told(make_job):
 
 @pytest.mark.every_python
 def test_restart_in_place(job: Job):
-    with job.supervisor() as supervisor, job.dial("shell") as shell:
+    with job.supervisor() as supervisor, job.stream("shell") as shell:
         shell.sendall(b"x")
         assert shell.recv(1) == b"x"
         before = job.ask("report")
@@ -355,7 +355,7 @@ def test_a_kernel_that_never_binds(make_job):
     job = make_job()
     job.kernel["argv"] = [*FAKE_ARGV, str(job.base / "never")]
     job.start()
-    with job.supervisor(ready=False) as supervisor, job.dial("shell") as shell:
+    with job.supervisor(ready=False) as supervisor, job.stream("shell") as shell:
         assert supervisor.call("status")["state"] == "starting"
         assert supervisor.call("stop")["ok"]
         assert supervisor.until_end()[-1]["event"] == "bye"

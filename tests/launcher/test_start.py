@@ -65,7 +65,7 @@ def test_from_the_start_to_a_stop(job: Job):
             **{f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)},
         }
         for channel in ("shell", "iopub", "stdin", "hb"):
-            with job.dial(channel) as stream:
+            with job.stream(channel) as stream:
                 stream.sendall(channel.encode())
                 assert stream.recv(100) == channel.encode()
         report = job.ask("report")
@@ -153,7 +153,7 @@ def test_a_bare_python_is_the_servers_if_that_is_here(make_job):
 
 def test_a_kernel_that_can_do_tcp_only(make_job):
     job = make_job(kernel={"transport": "tcp"}).start()
-    with job.supervisor(), job.dial("shell") as shell:
+    with job.supervisor(), job.stream("shell") as shell:
         shell.sendall(b"hello")
         assert shell.recv(100) == b"hello"
         info = job.ask("report")["info"]
@@ -223,7 +223,7 @@ def test_a_channel_waits_for_the_kernels_socket(make_job):
     job = make_job()
     job.kernel["argv"] = [*FAKE_ARGV, str(job.base / "go")]
     job.start()
-    with job.supervisor(ready=False) as supervisor, job.dial("shell") as shell:
+    with job.supervisor(ready=False) as supervisor, job.stream("shell") as shell:
         assert supervisor.first["state"] == "starting"
         shell.sendall(b"early")
         assert supervisor.call("status")["state"] == "starting"

@@ -11,6 +11,7 @@ import json
 import logging
 import ssl
 import stat
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from slurm_provisioner.credentials import client_contexts, make_identity
 from slurm_provisioner.endpoints import CHANNELS
 from slurm_provisioner.errors import LinkError, RefusedError
 from slurm_provisioner.link import Link, Target
+from slurm_provisioner.stream import END, GREETING, HEADER
 from slurm_provisioner.transport.local import LocalTransport
 
 log = logging.getLogger("test")
+#: Bytes that a supervisor sends before the first of them are passed on.
+WINDOW = 2**20
 OURS, THEIRS, STRANGER = (make_identity(name) for name in ("server", "supervisor", "stranger"))
 
 
@@ -43,6 +47,8 @@ class Supervisor:
         self.context.load_cert_chain(pem)
         self.heard: list[dict[str, Any]] = []
         self.writers: list[asyncio.StreamWriter] = []
+        self.streams: dict[bytes, bytearray] = {}
+        self.ended: asyncio.Queue[bytes] = asyncio.Queue()
         self.answer: Callable[[dict[str, Any]], Any] = lambda command: {"re": command["id"], "ok": True}
         self.port = 0
 
@@ -67,9 +73,7 @@ class Supervisor:
         channel = writer.get_extra_info("ssl_object").selected_alpn_protocol()
         try:
             if channel != "supervisor":
-                while data := await reader.read(2**16):
-                    writer.write(data)
-                    await writer.drain()
+                await self.echo(reader, writer)
                 return
             writer.write(json.dumps({"event": "status", "state": "ready"}).encode() + b"\n")
             while line := await reader.readline():
@@ -77,10 +81,33 @@ class Supervisor:
                 self.heard.append(command)
                 if (answer := self.answer(command)) is not None:
                     writer.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n")
-        except OSError:
+        except (OSError, EOFError):
             pass
         finally:
             writer.close()
+
+    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name, fresh, number, total, passed = GREETING.unpack(await reader.readexactly(GREETING.size))
+        data = self.streams.setdefault(name, bytearray()) if fresh else self.streams.get(name, bytearray())
+        writer.write(HEADER.pack(len(data), len(data), 0))
+        while name in self.streams:
+            piece = data[total : passed + WINDOW]
+            total += len(piece)
+            if piece:
+                writer.write(HEADER.pack(len(data), total, len(piece)) + piece)
+            _, passed, length = HEADER.unpack(await reader.readexactly(HEADER.size))
+            if length == END:
+                self.ended.put_nowait(bytes(self.streams.pop(name, b"")))
+            else:
+                data += await reader.readexactly(length)
+        writer.write(HEADER.pack(0, 0, END))
+
+    def end_streams(self) -> None:
+        """Tell the end of every stream, as when the kernel has ended."""
+        self.streams.clear()
+        for writer in self.writers:
+            if writer.get_extra_info("ssl_object").selected_alpn_protocol() != "supervisor":
+                writer.write(HEADER.pack(0, 0, END))
 
     def target(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), sign_of_life: float = 60) -> Target:
         return Target(hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
@@ -152,7 +179,7 @@ def test_endpoints_are_private_and_their_paths_short():
 def test_a_long_tmpdir_is_not_used(monkeypatch, tmp_path):
     long = tmp_path / ("x" * 90)
     long.mkdir()
-    monkeypatch.setattr(endpoints_module.tempfile, "gettempdir", lambda: str(long))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(long))
 
     async def main():
         async with Linked() as linked:
@@ -163,7 +190,7 @@ def test_a_long_tmpdir_is_not_used(monkeypatch, tmp_path):
 
 
 def test_where_there_are_no_unix_sockets_endpoints_are_on_loopback(monkeypatch, tmp_path):
-    monkeypatch.setattr(endpoints_module, "_has_unix_sockets", lambda: False)
+    monkeypatch.setattr(endpoints_module, "private_folder", lambda: None)
 
     async def main():
         async with Supervisor(tmp_path) as supervisor:
@@ -214,8 +241,7 @@ def test_clients_that_give_up_waiting_leave_nothing(monkeypatch):
                 await writer.wait_closed()
             while len(list(Path("/proc/self/fd").iterdir())) > descriptors:
                 await asyncio.sleep(0.01)
-            assert not linked.link._endpoints._pumps
-            assert not linked.link._endpoints._dials
+            assert not linked.link._endpoints._streams
 
     run(main())
 
@@ -242,11 +268,84 @@ def test_both_sides_see_the_others_end(tmp_path):
         async with Supervisor(tmp_path) as supervisor, Linked() as linked:
             linked.link.attach(supervisor.target(), linked)
             reader, writer = await linked.client()
+            writer.write(b"first, ")
+            await reader.readexactly(7)
+            writer.write(b"last words")
+            writer.close()
+            assert await supervisor.ended.get() == b"first, last words"
+            reader, writer = await linked.client()
             writer.write(b"x")
             await reader.readexactly(1)
+            supervisor.end_streams()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(main())
+
+
+def test_letting_go_ends_streams(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await linked.client()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            linked.link.detach()
+            assert await reader.read() == b""
+            assert await supervisor.ended.get() == b"x"
+            writer.close()
+
+    run(main())
+
+
+def test_a_stream_goes_on_where_it_was(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await linked.client()
+            sent = b"".join(b"%d " % number for number in range(100))
+            for piece in (sent[place : place + 7] for place in range(0, len(sent), 7)):
+                writer.write(piece)
+                supervisor.cut()
+                assert await reader.readexactly(len(piece)) == piece
+            assert list(supervisor.streams.values()) == [sent]
+            writer.close()
+
+    run(main())
+
+
+def test_a_stream_that_the_supervisor_forgot_ends(tmp_path):
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
+            reader, writer = await linked.client()
+            writer.write(b"x")
+            await reader.readexactly(1)
+            supervisor.streams.clear()
             supervisor.cut()
             assert await reader.read() == b""
             writer.close()
+
+    run(main())
+
+
+def test_a_client_that_leaves_while_nobody_can_be_reached(tmp_path):
+    async def main():
+        async with Linked() as linked:
+            supervisor = Supervisor(tmp_path)
+            async with supervisor:
+                linked.link.attach(supervisor.target(), linked)
+                reader, writer = await linked.client()
+                writer.write(b"before")
+                await reader.readexactly(6)
+            while linked.link.connected:
+                await asyncio.sleep(0.01)
+            writer.write(b" and after")
+            writer.close()
+            async with supervisor:
+                assert await supervisor.ended.get() == b"before and after"
+                while linked.link._endpoints._streams:
+                    await asyncio.sleep(0.01)
 
     run(main())
 
@@ -378,31 +477,8 @@ def test_a_stranger_at_the_supervisors_address_is_not_spoken_to(tmp_path):
     run(main())
 
 
-def test_endpoints_that_were_removed_are_bound_again(tmp_path):
-    """jupyter_client removes the files of ipc endpoints at every restart."""
-
-    async def main():
-        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
-            linked.link.attach(supervisor.target(), linked)
-            old_reader, old_writer = await linked.client()
-            old_writer.write(b"1")
-            await old_reader.readexactly(1)
-            for path in Path(linked.link.endpoints["ip"]).parent.glob("k-*"):
-                path.unlink()
-            await linked.link.open()
-            reader, writer = await linked.client()
-            writer.write(b"new")
-            assert await reader.readexactly(3) == b"new"
-            old_writer.write(b"still open")
-            assert await old_reader.readexactly(10) == b"still open"
-            writer.close()
-            old_writer.close()
-
-    run(main())
-
-
 def test_no_key_file_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoints_module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert set(client_contexts(OURS, THEIRS.certificate, CHANNELS)) == set(CHANNELS)
     assert list(tmp_path.iterdir()) == []
     assert OURS.private_key not in repr(OURS)
