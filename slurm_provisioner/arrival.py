@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .batch import PROGRESS
 from .transport import Transport
 
 __all__ = ["Arrival", "await_supervisor"]
-
-#: Seconds until a connection file is read again that is half there, or another launch's: some file systems are late.
-STALE_PAUSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -35,22 +32,21 @@ class Arrival:
     port: int
 
 
-async def await_supervisor(transport: Transport, run_dir: str, nonce: str, started: Callable[[], None]) -> Arrival:
-    """Wait until the supervisor of a launch tells where it is; call `started` once its job runs.
+async def await_supervisor(transport: Transport, run_dir: str, nonce: str, doing: Callable[[str], None]) -> Arrival:
+    """Wait until the supervisor of a launch tells where it is; tell `doing` each step of the batch script before that.
 
-    The log is there from the submission on, empty and private, and the first step of the script writes to it.
+    The first step is the news that the job runs. A connection file may be half there, or another launch's: some file
+    systems are late.
     """
-    names = ["connection.json", "job.log"]
+    known = {"connection.json": b"", PROGRESS: b""}
     while True:
-        name, content = await transport.await_file(run_dir, names)
-        if name == "job.log":
-            started()
-            names.remove(name)
+        name, content = await transport.await_file(run_dir, known)
+        known[name] = content
+        if name == PROGRESS:
+            if steps := content.decode(errors="replace").split("\n")[:-1]:  # the last line may be half there
+                doing(steps[-1])
         elif (arrival := _read(content, nonce)) is not None:
-            started()
             return arrival
-        else:
-            await asyncio.sleep(STALE_PAUSE)
 
 
 def _read(content: bytes, nonce: str) -> Arrival | None:

@@ -17,6 +17,7 @@ from .fields import VARIABLE
 from .quantities import seconds_allowed
 
 __all__ = [
+    "PROGRESS",
     "SETUP_FAILED",
     "expand_home",
     "kernel_wrapper",
@@ -29,6 +30,9 @@ __all__ = [
 
 #: Exit code of the batch script when a step of the environment failed; its last line on stderr says which.
 SETUP_FAILED = 110
+
+#: The file of the run directory to which the script writes each step, for those who wait: the log may be anywhere.
+PROGRESS = "progress"
 
 #: Ends the supervisor's text in the script.
 TERMINATOR = "SLURM_PROVISIONER_LAUNCHER"
@@ -68,12 +72,14 @@ def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, laun
     shebang = "#!/bin/bash -l" if config.login_shell else "#!/bin/bash"
     # -I: neither a module's PYTHON* variables nor a random.py at home get between the supervisor and its library.
     supervisor = f"{shell_path(config.python)} -I - {shlex.quote(run_dir)}"
+    progress = shlex.quote(f"{run_dir}/{PROGRESS}")
+    last_step = f"echo 'starting the supervisor' >> {progress}"
     steps = _environment(config)
     parts = [
         "\n".join([shebang, *_directives(config, job_name, run_dir, home, delay)]),
         _SIGNALS,
-        *([_FAIL, *steps] if steps else []),
-        f"{_SUPERVISOR}\nexec {supervisor} <<'{TERMINATOR}'\n{launcher}{TERMINATOR}\n",
+        *([_SAY.format(progress=progress), _FAIL, *steps] if steps else []),
+        f"{_SUPERVISOR}\n{last_step}\nexec {supervisor} <<'{TERMINATOR}'\n{launcher}{TERMINATOR}\n",
     ]
     return "\n\n".join(parts)
 
@@ -211,7 +217,7 @@ def _environment(config: KernelConfig) -> list[str]:
 
 
 def _say(text: str) -> str:
-    return f"echo {shlex.quote(f'slurm-provisioner: {text}')}"
+    return f"say {shlex.quote(text)}"
 
 
 _SIGNALS = """\
@@ -219,6 +225,13 @@ _SIGNALS = """\
 trap '' INT QUIT USR1 USR2"""
 
 _SUPERVISOR = "# The supervisor takes the place of this script: it starts the kernel and answers for it."
+
+_SAY = """\
+# What comes next: for the log, and for those who wait
+say() {{
+    echo "slurm-provisioner: $*"
+    echo "$*" >> {progress}
+}}"""
 
 _FAIL = f"""\
 fail() {{

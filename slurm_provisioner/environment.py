@@ -11,8 +11,11 @@ __all__ = ["clean_environment"]
 # options mean (INPUT ENVIRONMENT VARIABLES in sbatch(1), squeue(1), scancel(1), sacct(1)).
 _SLURM_OPTIONS = re.compile(r"(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|SINFO|SCONTROL|SPRIO|SPANK)_")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+# Times in seconds since the epoch (strftime's %s): the same in every zone and language (squeue(1)).
+_TIMES = {"SLURM_TIME_FORMAT": "%s"}
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without what would change the meaning of Slurm's commands."""
-    return {name: value for name, value in environ.items() if name in _KEPT or not _SLURM_OPTIONS.match(name)}
+    """Return `environ` without what would change the meaning of Slurm's commands, and with what fixes it."""
+    kept = {name: value for name, value in environ.items() if name in _KEPT or not _SLURM_OPTIONS.match(name)}
+    return {**kept, **_TIMES}

@@ -35,7 +35,8 @@ run_dir=$1 log_dir=$2 bin=$3
 shift 3
 IFS= read -r request || exit 91
 {
-    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log && : > job.log &&
+    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log progress &&
+    : > job.log && : > progress &&
     printf '%s\n' "$request" > request.json && chmod 600 request.json &&
     { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
       printf '%s\n%s\n' "$boot" "$net" > login-host || :; }
@@ -66,7 +67,7 @@ _PRUNE = r"""
 cd -- "$1" || exit
 for folder in $(find . -maxdepth 1 -type d -mtime "+$2" -name '????????-????-????-????-????????????'); do
     [ -e "$folder/request.json" ] || [ -e "$folder/connection.json" ] || {
-        rm -f "$folder/job.log" "$folder/login-host"
+        rm -f "$folder/job.log" "$folder/login-host" "$folder/progress"
         rmdir "$folder"
     }
 done 2> /dev/null
@@ -94,6 +95,7 @@ def parse_submission(stdout: str) -> str | None:
     return None
 
 
+# Without a percent sign, which JupyterLab's dialog would show twice.
 _REFUSALS = [
     (r"invalid partition", "`partition`: `sinfo -s` lists those you can use."),
     (
@@ -104,17 +106,17 @@ _REFUSALS = [
         r"invalid (qos|quality of service)",
         "`qos`: `sacctmgr show associations user=$USER format=account,qos` lists yours.",
     ),
-    (r"time limit", "`time`: `sinfo -o '%P %l'` shows the limit of each partition."),
+    (r"time limit", "`time`: `sinfo -O Partition,Time` shows the limit of each partition."),
     (
         r"generic resource|gres|invalid tres",
-        "`gpus` or `gres`: `sinfo -o '%P %G'` shows what the nodes have.",
+        "`gpus` or `gres`: `sinfo -O Partition,Gres:40` shows what the nodes have.",
     ),
-    (r"memory", "`mem`: `sinfo -o '%P %m %c'` shows memory (MB) and CPUs of the nodes."),
+    (r"memory", "`mem`: `sinfo -O Partition,Memory,CPUs` shows memory (MB) and CPUs of the nodes."),
     (
         r"node configuration is not available|more processors|node count",
-        "Ask for less: `sinfo -o '%P %D %c %m %G'` shows what the nodes have.",
+        "Ask for less: `sinfo -O Partition,Nodes,CPUs,Memory,Gres:40` shows what the nodes have.",
     ),
-    (r"feature|constraint", "`constraint`: `sinfo -o '%P %f'` lists the features of the nodes."),
+    (r"feature|constraint", "`constraint`: `sinfo -O Partition,Features:60` lists the features of the nodes."),
     (r"reservation", "`reservation`: `scontrol show reservation` lists them."),
     (
         r"qos.*limit|assoc.*limit|accounting/qos policy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from .errors import CommandError, CommandTimeoutError, SubmissionError
@@ -25,12 +25,15 @@ from .sbatch import (
 from .status import (
     JobStatus,
     Phase,
+    Position,
     account_argv,
     control_argv,
     find_argv,
     parse_account,
     parse_control,
+    parse_positions,
     parse_queue,
+    positions_argv,
     queue_argv,
     state_argv,
 )
@@ -54,6 +57,8 @@ SUBMIT_PAUSE, SUBMISSIONS = 0.05, 8
 KEPT_DAYS = 7
 #: Jobs asked for one by one at the same time, at most.
 LOOK_UPS = 4
+#: Jobs of a queue that are looked at for the position of one's own: further back a number says little.
+QUEUE_LINES = 2000
 
 
 class Slurm:
@@ -180,6 +185,19 @@ class Slurm:
         if done.returncode != 0 or jobs is None:
             raise _failed(done)
         return jobs
+
+    async def positions(self, job_ids: Collection[str], partitions: Collection[str]) -> dict[str, Position]:
+        """Return the positions of some pending jobs in the queues of some partitions; those not known are missing.
+
+        Raises
+        ------
+        CommandError
+            It could not be asked.
+        """
+        squeue = self._program(positions_argv(partitions, self.clusters))
+        argv = ["sh", "-c", f'"$@" | head -n {QUEUE_LINES}', "squeue", *squeue]
+        done = await self.transport.run(argv, timeout=COMMAND_TIMEOUT)
+        return parse_positions(done.stdout, job_ids)
 
     async def look_up(self, job_id: str) -> JobStatus | None:
         """Return what the controller's memory says of a job, or accounting how it ended; None if neither knows it."""

@@ -6,7 +6,8 @@ Sources: squeue(1) (JOB STATE CODES), scontrol(1), sacct(1).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,13 +16,16 @@ from .sbatch import clusters_option
 __all__ = [
     "JobStatus",
     "Phase",
+    "Position",
     "account_argv",
     "control_argv",
     "find_argv",
     "parse_account",
     "parse_control",
+    "parse_positions",
     "parse_queue",
     "phase_of",
+    "positions_argv",
     "queue_argv",
     "state_argv",
 ]
@@ -111,6 +115,10 @@ class JobStatus:
         How its script ended, once known.
     name : str
         Its name, or "" where that is not told.
+    partition : str
+        Its partition, several separated by commas while it is pending, or "" where that is not told.
+    start : float or None
+        When it started or is expected to, in seconds since the epoch; None if that is not told.
     """
 
     job_id: str
@@ -120,15 +128,38 @@ class JobStatus:
     exit_code: int | None = None
     exit_signal: int | None = None
     name: str = ""
+    partition: str = ""
+    start: float | None = None
 
     @property
     def phase(self) -> Phase:
         """What the state means."""
         return phase_of(self.state)
 
+    @property
+    def in_line(self) -> bool:
+        """Whether it waits for nothing but its turn, and Slurm does not expect when that comes."""
+        return self.state == "PENDING" and self.start is None and (self.reason or "None").startswith(_IN_LINE)
 
-_QUEUE_FIELDS = ["%A", "%T", "%r", "%B", "%j"]
-_QUEUE_HEADER = ["JOBID", "STATE", "REASON", "EXEC_HOST", "NAME"]
+
+@dataclass(frozen=True)
+class Position:
+    """A job's place in a queue.
+
+    Attributes
+    ----------
+    rank : int
+        1 for the job that is first in line.
+    partition : str
+        The partition whose queue it is.
+    """
+
+    rank: int
+    partition: str
+
+
+_QUEUE_FIELDS = ["%A", "%T", "%r", "%B", "%S", "%P", "%j"]
+_QUEUE_HEADER = ["JOBID", "STATE", "REASON", "EXEC_HOST", "START_TIME", "PARTITION", "NAME"]
 
 
 def queue_argv(job_ids: Iterable[str], clusters: str = "") -> list[str]:
@@ -166,9 +197,54 @@ def parse_queue(stdout: str) -> dict[str, JobStatus] | None:
     jobs = {}
     for fields in lines:
         if len(fields) == len(_QUEUE_FIELDS) and fields[0].isdigit():
-            job_id, state, reason, node, name = fields
-            jobs[job_id] = JobStatus(job_id, state, _reason(reason), "" if node == "n/a" else node, name=name)
+            job_id, state, reason, node, start, partition, name = fields
+            jobs[job_id] = JobStatus(
+                job_id,
+                state,
+                _reason(reason),
+                "" if node == "n/a" else node,
+                name=name,
+                partition=partition,
+                start=float(start) if re.fullmatch(r"\d{1,12}", start) else None,  # "N/A" and whatever else
+            )
     return jobs
+
+
+#: How the reasons of those begin that stand in line: they are not held, and wait for no date, limit or other job.
+_IN_LINE = ("None", "Priority", "Resources", "Nodes required", "ReqNodeNotAvail")
+_POSITION_FIELDS = ["%A", "%P", "%u", "%15r"]  # the beginning of the reason is enough
+
+
+def positions_argv(partitions: Iterable[str], clusters: str = "") -> list[str]:
+    """Return the squeue command that lists who is queued for some partitions, in the order of the queue.
+
+    squeue fetches everybody's jobs for it, so it is to be asked rarely.
+    """
+    format_ = SEPARATOR.join(_POSITION_FIELDS)
+    which = ["--states=PENDING", f"--partition={','.join(sorted(partitions))}"]
+    return ["squeue", *which, "--priority", "--sort=-p,i", f"--format={format_}", *clusters_option(clusters)]
+
+
+def parse_positions(stdout: str, job_ids: Collection[str]) -> dict[str, Position]:
+    """Return the best position of each of some jobs of one user, as far as squeue's list has it.
+
+    A list without another user's job tells nothing: it may be all that this user may see (``PrivateData=jobs``).
+    """
+    found: dict[str, Position] = {}
+    ranks: Counter[str] = Counter()
+    users = set()
+    for line in stdout.splitlines():
+        fields = [field.strip() for field in line.split(SEPARATOR)]
+        if len(fields) != len(_POSITION_FIELDS) or not fields[0].isdigit():
+            continue
+        job_id, partition, user, reason = fields
+        users.add(user)
+        if not reason.startswith(_IN_LINE):
+            continue
+        ranks[partition] += 1
+        if job_id in job_ids and (job_id not in found or ranks[partition] < found[job_id].rank):
+            found[job_id] = Position(ranks[partition], partition)
+    return found if len(users) > 1 else {}
 
 
 def control_argv(job_id: str, clusters: str = "") -> list[str]:

@@ -3,6 +3,8 @@
 A watch is told what Slurm says of its job, and that only on evidence: a controller that does not answer is no
 news, and a job that squeue no longer lists has ended only once scontrol or sacct say how, or squeue has gone
 without it for `VANISHED_AFTER`.
+
+Where somebody waits for a queued job and Slurm expects no start of it, its position in the queue is asked for, rarely.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from .errors import CommandError
 from .slurm import Slurm
-from .status import JobStatus, Phase
+from .status import JobStatus, Phase, Position
+from .waiting import Notes
 
 __all__ = ["Watch", "Watcher"]
 
@@ -31,20 +34,27 @@ YOUNG = 20.0
 VANISHED_AFTER = 30.0
 #: Seconds until a controller that did not answer is asked again: first, and at most. It may be overloaded.
 SILENCE_FIRST, SILENCE_LAST = 2.0, 30.0
+#: Seconds that a job is queued before its position is asked for, and between two such questions, each for all jobs: the
+#: controller has to hand out its whole queue. Where that takes long, the pause is so many times as long at least.
+POSITION_AFTER, POSITION_INTERVAL, POSITION_REST = 60.0, 300.0, 200
 
 
 class Watch:
     """The interest of one kernel in one job. Made by `Watcher.watch`; close it when done."""
 
-    def __init__(self, watcher: Watcher, job_id: str, job_name: str, seen: Callable[[JobStatus], None]) -> None:
+    def __init__(
+        self, watcher: Watcher, job_id: str, job_name: str, seen: Callable[[JobStatus], None], notes: Notes
+    ) -> None:
         self.job_id = job_id
         self.job_name = job_name
         self.linked = False
         self.missing_since: float | None = None
         self.settling: asyncio.Task[None] | None = None
         self.seen = seen
+        self.notes = notes
+        self.since = time.monotonic()
         self._watcher = watcher
-        self._young_since = time.monotonic()
+        self._young_since = self.since
 
     @property
     def interval(self) -> float:
@@ -76,13 +86,15 @@ class Watcher:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._silence = 0.0
+        self._positioning: asyncio.Task[None] | None = None
+        self._positions_due = 0.0
 
-    def watch(self, job_id: str, job_name: str, seen: Callable[[JobStatus], None]) -> Watch:
-        """Have `seen` called with each status of a job that Slurm tells, until the watch is closed.
+    def watch(self, job_id: str, job_name: str, seen: Callable[[JobStatus], None], notes: Notes | None = None) -> Watch:
+        """Have `seen` called with each status of a job that Slurm tells, until the watch is closed, and `notes` kept.
 
         Slurm may use a number again for another job, after it lost its memory: `job_name` tells them apart.
         """
-        watch = Watch(self, job_id, job_name, seen)
+        watch = Watch(self, job_id, job_name, seen, notes or Notes())
         self._watches.add(watch)
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._poll_for_ever())
@@ -94,9 +106,10 @@ class Watcher:
         self._watches.discard(watch)
         if watch.settling is not None and watch.settling is not asyncio.current_task():
             watch.settling.cancel()
-        if not self._watches and self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if not self._watches:
+            for task in filter(None, (self._task, self._positioning)):
+                task.cancel()
+            self._task = self._positioning = None
 
     def wake(self) -> None:
         """Look at the intervals again."""
@@ -129,12 +142,34 @@ class Watcher:
             status = jobs.get(watch.job_id)
             if status is not None and status.name != watch.job_name:
                 status = None
+            in_line = status is not None and status.in_line
+            watch.notes.take(silent=False, position=watch.notes.position if in_line else None)
             if status is not None and status.phase is not Phase.ENDED:
                 watch.missing_since = None
                 watch.seen(status)
             elif watch.settling is None or watch.settling.done():
                 # beside the polling: accounting can be slow, and other jobs do not wait for it
                 watch.settling = asyncio.ensure_future(self._settle(watch, status))
+        self._ask_positions(jobs)
+
+    def _ask_positions(self, jobs: Mapping[str, JobStatus]) -> None:
+        now = time.monotonic()
+        wanted = [watch for watch in self._watches if watch.notes.wanted and now - watch.since >= POSITION_AFTER]
+        asking = {watch: jobs[watch.job_id] for watch in wanted if watch.job_id in jobs and jobs[watch.job_id].in_line}
+        if asking and now >= self._positions_due:
+            self._positions_due = now + POSITION_INTERVAL
+            self._positioning = asyncio.ensure_future(self._position(asking))
+
+    async def _position(self, asking: Mapping[Watch, JobStatus]) -> None:
+        begin = time.monotonic()
+        partitions = {name for status in asking.values() for name in status.partition.split(",")}
+        positions: dict[str, Position] = {}
+        with suppress(CommandError):
+            positions = await self._slurm.positions({watch.job_id for watch in asking}, partitions)
+        for watch in self._watches.intersection(asking):
+            watch.notes.take(silent=watch.notes.silent, position=positions.get(watch.job_id))
+        end = time.monotonic()
+        self._positions_due = max(self._positions_due, end + POSITION_REST * (end - begin))
 
     async def _settle(self, watch: Watch, ended: JobStatus | None) -> None:
         """Find out how a job ended, or whether it has: squeue knows no exit codes, and forgets jobs."""
@@ -152,3 +187,5 @@ class Watcher:
         if not self._silence:
             self._log.warning("Slurm could not be asked for jobs, kernels go on: %s", error)
         self._silence = min(max(2 * self._silence, SILENCE_FIRST), SILENCE_LAST)
+        for watch in self._watches:
+            watch.notes.take(silent=True, position=watch.notes.position)

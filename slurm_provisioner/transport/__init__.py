@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +72,16 @@ class Transport(Protocol):
             It did not end in time; it has been killed.
         """
 
-    async def await_file(self, directory: str, names: Collection[str]) -> tuple[str, bytes]:
-        """Wait until one of `names` in `directory` has a content, however long; return its name and content."""
+    async def await_file(self, directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes]:
+        """Wait, however long, for news in one of some small files; return its name and content.
+
+        Parameters
+        ----------
+        directory : str
+            Their folder, which may not be there yet.
+        known : mapping of str to bytes
+            Their names, and what was last read of each. An empty file is no news.
+        """
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """Return a connected, non-blocking stream socket that carries bytes to `host:port` as seen from the cluster.

@@ -8,7 +8,7 @@ import getpass
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,11 @@ class LocalTransport:
             stderr=stderr.decode(errors="replace"),
         )
 
-    async def await_file(self, directory: str, names: Collection[str]) -> tuple[str, bytes]:
+    async def await_file(self, directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes]:
         """Look again and again, in a worker thread: a hanging file system must not stop the loop."""
         pause = _FIRST_LOOK
         while True:
-            found = await asyncio.to_thread(_first_file, directory, names)
+            found = await asyncio.to_thread(_first_news, directory, known)
             if found is not None:
                 return found
             await asyncio.sleep(pause)
@@ -135,15 +135,16 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _first_file(directory: str, names: Collection[str]) -> tuple[str, bytes] | None:
+def _first_news(directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes] | None:
     # Listing the folder makes an NFS client ask the server; opening a name that it believes missing does not.
     try:
         present = set(os.listdir(directory))  # noqa: PTH208  (names are all that is wanted)
     except OSError:
         return None
-    for name in names:
+    for name, old in known.items():
         if name in present:
             with contextlib.suppress(OSError):
-                if content := (Path(directory) / name).read_bytes():
+                content = (Path(directory) / name).read_bytes()
+                if content and content != old:
                     return name, content
     return None

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_provisioner.batch import (
+    PROGRESS,
     SETUP_FAILED,
     expand_home,
     kernel_wrapper,
@@ -95,9 +96,15 @@ def run_with(home: Path, functions: str = "", **fields) -> subprocess.CompletedP
     """Run the script of `fields` after `functions` were defined in its shell."""
     startup = home / "functions"
     startup.write_text(functions, encoding="utf-8")
+    (home / "run").mkdir(exist_ok=True)
     fields = {"python": sys.executable, **fields}
     script = script_of(home=str(home), run_dir=str(home / "run"), **fields)
     return run(script, home, BASH_ENV=str(startup))
+
+
+def progress(home: Path) -> list[str]:
+    """The steps that a script told those who wait."""
+    return (home / "run" / PROGRESS).read_text(encoding="utf-8").splitlines()
 
 
 # The whole script
@@ -118,6 +125,7 @@ def test_a_script_without_wishes_is_short():
 trap '' INT QUIT USR1 USR2
 
 # The supervisor takes the place of this script: it starts the kernel and answers for it.
+echo 'starting the supervisor' >> /home/alice/.slurm_provisioner/4f0c/progress
 exec python3 -I - /home/alice/.slurm_provisioner/4f0c <<'SLURM_PROVISIONER_LAUNCHER'
 import sys
 print("launched with", sys.argv[1:])
@@ -196,13 +204,19 @@ def test_a_script_sets_up_its_environment_step_by_step():
     assert (
         script.partition("USR2\n\n")[2].partition("\n\n# The supervisor")[0]
         == """\
+# What comes next: for the log, and for those who wait
+say() {
+    echo "slurm-provisioner: $*"
+    echo "$*" >> /home/alice/.slurm_provisioner/4f0c/progress
+}
+
 fail() {
     echo "slurm-provisioner: failed: $*" >&2
     exit 110
 }
 
 # Modules
-echo 'slurm-provisioner: loading modules gcc/12 cuda'
+say 'loading modules gcc/12 cuda'
 for file in "$LMOD_PKG/init/bash" /etc/profile.d/lmod.sh /etc/profile.d/modules.sh \\
     /usr/share/lmod/lmod/init/bash /usr/share/modules/init/bash; do
     type module >/dev/null 2>&1 && break
@@ -212,11 +226,11 @@ type module >/dev/null 2>&1 || fail "there is no module command on $HOSTNAME"
 module load gcc/12 cuda || fail module load gcc/12 cuda
 
 # Virtual environment
-echo 'slurm-provisioner: activating the virtual environment $WORK/my venv'
+say 'activating the virtual environment $WORK/my venv'
 . "$WORK/my venv/bin/activate" || fail "cannot activate" "$WORK/my venv/bin/activate"
 
 # Prologue: a line that fails ends the job; what fails within a file that a line reads does not
-echo 'slurm-provisioner: running the prologue'
+say 'running the prologue'
 trap '[ ${#BASH_SOURCE[@]} -gt 1 ] || fail "prologue: $BASH_COMMAND"' ERR
 {
 ulimit -c 0
@@ -405,6 +419,7 @@ module() {
 def test_modules_are_loaded(tmp_path):
     done = run_with(tmp_path, FAKE_MODULE, modules=["gcc/12", "cuda"])
     assert done.stdout.startswith("slurm-provisioner: loading modules gcc/12 cuda\n<gcc/12><cuda>launched")
+    assert progress(tmp_path) == ["loading modules gcc/12 cuda", "starting the supervisor"]
 
 
 def test_a_module_that_is_missing_ends_the_job_and_is_named(tmp_path):
@@ -443,6 +458,7 @@ def test_names_of_modules_reach_the_command_as_they_are(names, tmp_path_factory)
     home = tmp_path_factory.mktemp("home")
     done = run_with(home, 'module() { shift; printf "<%s>" "$@"; return 1; }', modules=names)
     assert done.stdout.partition("\n")[2] == "".join(f"<{name}>" for name in wanted)
+    assert progress(home) == [f"loading modules {' '.join(wanted)}"]
     assert done.returncode == SETUP_FAILED
     assert done.stderr == f"slurm-provisioner: failed: module load {' '.join(wanted)}\n"
     shutil.rmtree(home)
@@ -516,6 +532,7 @@ def test_a_line_of_the_prologue_that_fails_ends_the_job_and_is_named(tmp_path):
     assert "before" in done.stdout
     assert "after" not in done.stdout
     assert done.stderr.splitlines()[-1] == "slurm-provisioner: failed: prologue: cd /nowhere/at/all"
+    assert progress(tmp_path) == ["running the prologue"]
 
 
 def test_what_fails_within_a_file_that_the_prologue_reads_is_that_files_business(tmp_path):

@@ -76,12 +76,14 @@ def test_what_changes_slurms_commands_is_taken_out():
         "SQUEUE_FORMAT": "y",
         "SLURM_TIME_FORMAT": "relative",
     }
-    assert clean_environment(environ) == {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf"}
+    ours = {"SLURM_TIME_FORMAT": "%s"}
+    assert clean_environment(environ) == {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", **ours}
 
 
 def test_a_file_is_seen_when_it_appears(tmp_path):
     async def appear():
-        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path / "later"), ["a", "b"]))
+        known = {"a": b"", "b": b""}
+        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path / "later"), known))
         await asyncio.sleep(0)
         (tmp_path / "later").mkdir()
         (tmp_path / "later" / "c").write_text("not this")
@@ -91,6 +93,22 @@ def test_a_file_is_seen_when_it_appears(tmp_path):
         return await asyncio.wait_for(waiting, 10)
 
     assert run(appear()) == ("b", b"content")
+
+
+def test_a_file_is_seen_when_it_changes(tmp_path):
+    async def change():
+        for name, content in {"a": "old", "b": "older"}.items():
+            (tmp_path / name).write_text(content)
+        known = {"a": b"old", "b": b"older"}
+        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path), known))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+        (tmp_path / "a").write_text("")  # about to be written
+        with (tmp_path / "b").open("a") as file:
+            file.write(", new")
+        return await asyncio.wait_for(waiting, 10)
+
+    assert run(change()) == ("b", b"older, new")
 
 
 def test_connections():

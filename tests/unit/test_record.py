@@ -8,6 +8,7 @@ import pytest
 
 from slurm_provisioner.record import JobRecord
 from slurm_provisioner.status import JobStatus
+from slurm_provisioner.waiting import line
 
 log = logging.getLogger("test.record")
 
@@ -45,13 +46,13 @@ def test_a_crash_is_told_with_all_that_is_known(record, caplog):
     assert not record.over, "the job goes on"
     assert "The kernel in job 7 on c1 ended with signal SIGSEGV." in caplog.text
     assert "the end" in caplog.text
-    assert "SIGSEGV" in record.obituary
+    assert "SIGSEGV" in str(record.death)
 
 
 def test_want_of_memory_is_told_with_its_remedy(record, caplog):
     ready(record)
     exited(record, signal=9, oom=True)
-    assert "SIGKILL, as the job was out of memory" in record.obituary
+    assert "SIGKILL, as the job was out of memory" in str(record.death)
     assert "`mem`" in caplog.text
 
 
@@ -61,7 +62,7 @@ def test_a_wanted_end_is_no_news(record, caplog):
     exited(record, signal=9)
     assert record.exit_code == -9
     assert not caplog.text
-    assert not record.obituary
+    assert record.death is None
 
 
 def test_an_end_is_told_once_though_it_is_heard_again(record, caplog):
@@ -75,7 +76,7 @@ def test_news_of_an_earlier_kernel_do_not_touch_its_successor(record):
     ready(record)
     exited(record, code=1)
     ready(record, generation=2)
-    assert (record.exit_code, record.obituary) == (None, "")
+    assert (record.exit_code, record.death) == (None, None)
     exited(record, code=1)
     assert record.exit_code is None
 
@@ -111,3 +112,42 @@ def test_slurms_word_is_an_end_even_without_the_supervisors(record, status, code
     assert record.exit_code == code
     assert record.over
     assert record.evidence().status is status
+
+
+@pytest.fixture
+def told(record) -> list[str]:
+    """What the line reads each time that it may have changed."""
+    lines: list[str] = []
+    record.changed = lambda: lines.append(str(line(record.waiting())))
+    return lines
+
+
+def test_what_is_known_sooner_than_by_squeue_is_in_the_line(record, told):
+    record.status = JobStatus("7", "PENDING", "Priority")
+    assert str(line(record.waiting())) == "Job 7 · starting on c1 · starting the kernel"
+    record.status = JobStatus("7", "SUSPENDED", node="c1")
+    assert "suspended" in str(line(record.waiting()))
+
+
+def test_whoever_shows_the_line_hears_of_changes(record, told):
+    ready(record)
+    assert told, "its kernel is up"
+    assert record.stage == ""
+    told.clear()
+    record.new_kernel(2)
+    assert told == ["Job 7 · starting on c1 · starting the kernel"]
+    for news in (
+        lambda: record.notes.take(silent=True, position=None),
+        lambda: exited(record, generation=2, code=3),
+        lambda: record.take({"event": "ending", "reason": "terminated"}),
+        lambda: record.slurm_ended_it(JobStatus("7", "CANCELLED")),
+    ):
+        told.clear()
+        news()
+        assert told
+
+
+def test_notes_that_stay_the_same_are_no_news(record, told):
+    for _ in range(3):
+        record.notes.take(silent=False, position=None)
+    assert not told

@@ -21,12 +21,18 @@ from slurm_provisioner.errors import (
 )
 from slurm_provisioner.sbatch import complaint_of, parse_submission
 from slurm_provisioner.slurm import Slurm
+from slurm_provisioner.status import Position
 from slurm_provisioner.submission import Submission
 from slurm_provisioner.transport import Account, Completed
 from slurm_provisioner.transport.local import LocalTransport
 
 SEP = "\x1f"
-HEADER = f"JOBID{SEP}STATE{SEP}REASON{SEP}EXEC_HOST{SEP}NAME\n"
+HEADER = SEP.join(["JOBID", "STATE", "REASON", "EXEC_HOST", "START_TIME", "PARTITION", "NAME"]) + "\n"
+
+
+def queued(job_name: str) -> str:
+    """A line of squeue for job 77."""
+    return SEP.join(["77", "PENDING", "None", "n/a", "N/A", "debug", job_name]) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_exit_code_0_without_an_id_is_a_refusal(monkeypatch):
     ],
 )
 def test_a_job_whose_answer_was_lost_is_found_by_its_name(lost):
-    transport = Says(sbatch=lost, squeue=said(f"{HEADER}77{SEP}PENDING{SEP}None{SEP}n/a{SEP}jupyter-unique\n"))
+    transport = Says(sbatch=lost, squeue=said(HEADER + queued("jupyter-unique")))
     assert submit(transport) == "77"
     assert "--name=jupyter-unique" in transport.asked[1]
 
@@ -145,7 +151,7 @@ def test_a_job_that_the_controller_took_late_is_found(monkeypatch):
         [
             CommandTimeoutError("late", argv=["squeue"]),
             said(HEADER),
-            said(f"{HEADER}77{SEP}PENDING{SEP}None{SEP}n/a{SEP}x\n"),
+            said(HEADER + queued("x")),
         ]
     )
 
@@ -223,6 +229,26 @@ def test_a_job_that_the_controller_forgot_is_an_answer():
     assert asyncio.run(slurm.queue(["5"])) == {}
 
 
+SQUEUE = """#!/bin/sh
+echo "$*" >> "$0.calls"
+printf 'JOBID\037PARTITION\037USER\037REASON\n'
+for job in $(seq 1 3000); do printf '%s\037gpu\037user%s\037Priority\n' $job $job; done
+"""
+
+
+def test_a_huge_queue_is_read_so_far_and_no_further(tmp_path):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(SQUEUE)
+    squeue.chmod(0o755)
+    slurm = Slurm(LocalTransport(), bin_dir=str(tmp_path))
+    assert asyncio.run(slurm.positions({"5", "1500", "2500"}, {"gpu"})) == {
+        "5": Position(5, "gpu"),
+        "1500": Position(1500, "gpu"),
+    }
+    (call,) = (tmp_path / "squeue.calls").read_text().splitlines()
+    assert "--states=PENDING --partition=gpu " in call
+
+
 def test_cancelling_a_job_that_is_gone_is_no_error():
     slurm = Slurm(
         Says(scancel=said(stderr="scancel: error: Kill job error on job id 5: Invalid job id specified", returncode=1))
@@ -267,7 +293,8 @@ def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
     assert stat.S_IMODE(request.stat().st_mode) == 0o600
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
     log = run_dir / "job.log"
-    assert (log.read_text(), stat.S_IMODE(log.stat().st_mode)) == ("", 0o600)
+    for path in (log, run_dir / "progress"):
+        assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("", 0o600)
     boot, net = (run_dir / "login-host").read_text().splitlines()
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert net == os.readlink("/proc/self/ns/net")
@@ -298,12 +325,14 @@ def test_neither_options_nor_tokens_of_the_server_reach_sbatch(login_node, monke
     assert f"HOME={login_node}\n" in seen
 
 
-def test_the_connection_file_of_an_earlier_job_is_gone(login_node):
+def test_what_an_earlier_job_told_is_gone(login_node):
     run_dir = login_node / "run"
     run_dir.mkdir()
     (run_dir / "connection.json").write_text("{}")
+    (run_dir / "progress").write_text("loading modules\n")
     submit_for_real(str(run_dir))
     assert not (run_dir / "connection.json").exists()
+    assert (run_dir / "progress").read_text() == ""
 
 
 def test_slurms_folder_may_be_named(login_node, monkeypatch, tmp_path):
@@ -346,7 +375,7 @@ def test_only_old_logs_of_failures_are_removed(tmp_path):
         folder(str(uuid.uuid4()), "thesis.tex"),
         folder("thesis", "job.log"),
     }
-    folder(str(uuid.uuid4()), "job.log", "login-host")
+    folder(str(uuid.uuid4()), "job.log", "login-host", "progress")
     folder(str(uuid.uuid4()))
     asyncio.run(Slurm(LocalTransport()).prune(str(tmp_path)))
     assert set(os.listdir(tmp_path)) == kept

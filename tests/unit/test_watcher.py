@@ -9,7 +9,8 @@ import pytest
 
 from slurm_provisioner import watcher
 from slurm_provisioner.errors import CommandError
-from slurm_provisioner.status import JobStatus
+from slurm_provisioner.status import JobStatus, Position
+from slurm_provisioner.waiting import Notes
 from slurm_provisioner.watcher import Watcher
 
 log = logging.getLogger("test")
@@ -171,7 +172,7 @@ def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatc
         clock = [1000.0]
         monkeypatch.setattr(watcher.time, "monotonic", lambda: clock[0])
         watcher_ = Watcher(Controller({}), log)
-        watch = watcher.Watch(watcher_, "1", "", lambda status: None)
+        watch = watcher.Watch(watcher_, "1", "", lambda status: None, Notes())
         assert watch.interval == 1
         clock[0] += 100
         assert watch.interval == 10
@@ -183,3 +184,119 @@ def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatc
         assert watch.interval == 1
 
     asyncio.run(main())
+
+
+class Queue(Controller):
+    """A controller whose queue can be looked at."""
+
+    def __init__(self, *answers: dict[str, JobStatus] | Exception, positions: dict[str, Position] | Exception) -> None:
+        super().__init__(*answers)
+        self._positions = positions
+        self.looked: list[tuple[set[str], set[str]]] = []
+
+    async def positions(self, job_ids, partitions):
+        self.looked.append((set(job_ids), set(partitions)))
+        if isinstance(self._positions, Exception):
+            raise self._positions
+        return self._positions
+
+
+def noted(controller: Queue, *notes: Notes, polls: int = 3) -> None:
+    """Watch jobs 1, 2 and so on, until each was told its status so many times."""
+
+    async def main():
+        watcher_ = Watcher(controller, log)
+        enough = asyncio.Event()
+
+        def see(status):
+            if len(controller.asked) > polls:
+                enough.set()
+
+        watches = [watcher_.watch(str(number), "", see, each) for number, each in enumerate(notes, 1)]
+        await asyncio.wait_for(enough.wait(), 10)
+        for watch in watches:
+            watch.close()
+
+    asyncio.run(main())
+
+
+def queued(job_id: str = "1", reason: str = "Priority", **known) -> dict[str, JobStatus]:
+    return {job_id: JobStatus(job_id, "PENDING", reason, **{"partition": "gpu", **known})}
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(watcher, "POSITION_AFTER", 0)
+
+
+def test_one_question_tells_the_positions_of_all_who_are_waited_for(soon):
+    queue = {**queued("1"), **queued("2", partition="low,gpu"), **queued("3")}
+    controller = Queue(queue, positions={"1": Position(3, "gpu"), "2": Position(4, "gpu")})
+    notes = [Notes(wanted=True), Notes(wanted=True), Notes()]
+    noted(controller, *notes)
+    assert controller.looked == [({"1", "2"}, {"gpu", "low"})], "one question an interval, however many polls"
+    assert [each.position for each in notes] == [Position(3, "gpu"), Position(4, "gpu"), None]
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        queued(start=1795361286.0),
+        queued(reason="QOSMaxJobsPerUserLimit"),
+        queued(reason="JobHeldUser"),
+        {"1": JobStatus("1", "RUNNING", node="c1", partition="gpu")},
+    ],
+    ids=["start expected", "limit", "held", "running"],
+)
+def test_the_queue_is_not_listed_where_the_position_says_nothing(queue, soon):
+    controller = Queue(queue, positions={"1": Position(3, "gpu")})
+    noted(controller, Notes(wanted=True))
+    assert not controller.looked
+
+
+def test_the_queue_is_not_listed_for_a_job_that_has_just_been_submitted():
+    controller = Queue(queued(), positions={"1": Position(3, "gpu")})
+    noted(controller, Notes(wanted=True))
+    assert not controller.looked
+
+
+def test_a_position_is_forgotten_once_the_job_has_left_the_line(soon):
+    changes = []
+    notes = Notes(wanted=True, changed=lambda: changes.append(notes.position))
+    noted(Queue(queued(), queued(), queued(reason="JobHeldUser"), positions={"1": Position(3, "gpu")}), notes, polls=5)
+    assert changes == [Position(3, "gpu"), None]
+
+
+def test_a_queue_that_cannot_be_listed_is_no_trouble(soon):
+    notes = Notes(wanted=True)
+    controller = Queue(queued(), positions=down())
+    noted(controller, notes)
+    assert controller.looked
+    assert notes.position is None
+
+
+def test_a_queue_that_takes_long_to_list_is_listed_more_rarely(soon, monkeypatch):
+    monkeypatch.setattr(watcher, "POSITION_INTERVAL", 0)
+    clock = [1000.0]
+    monkeypatch.setattr(watcher.time, "monotonic", lambda: clock[0])
+
+    class Slow(Queue):
+        async def positions(self, job_ids, partitions):
+            clock[0] += 2
+            return {}
+
+    async def main():
+        watcher_ = Watcher(Slow(queued(), positions={}), log)
+        watch = watcher_.watch("1", "", lambda status: None)
+        await watcher_._position({watch: queued()["1"]})
+        watch.close()
+        return watcher_._positions_due
+
+    assert asyncio.run(main()) == 1002 + 2 * watcher.POSITION_REST
+
+
+def test_the_silence_of_the_controller_is_noted_and_its_end():
+    changes = []
+    notes = Notes(changed=lambda: changes.append(notes.silent))
+    noted(Queue(queued(), down(), down(), queued(), positions={}), notes, polls=5)
+    assert changes == [True, False]
