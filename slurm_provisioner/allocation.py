@@ -11,6 +11,7 @@ import logging
 import math
 import secrets
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
@@ -20,10 +21,10 @@ from .arrival import await_supervisor
 from .cluster import Cluster
 from .config import KernelConfig
 from .credentials import Identity, make_identity
-from .errors import CommandError, ConfigError, JobError, LinkError, RefusedError
+from .errors import CommandError, ConfigError, JobError, LinkError, RefusedError, SlurmProvisionerError
 from .link import Link, Target
 from .loop import first, to_the_end
-from .record import JobRecord
+from .record import STARTING, JobRecord
 from .request import KernelCommand, Launch, kernel_request
 from .status import JobStatus, Phase
 from .submission import prepare
@@ -81,6 +82,7 @@ class Allocation:
         self._found = asyncio.Event()
         self._unguard: Callable[[], None] = lambda: None
         self._given_up = self._queued_again = False
+        self._delay = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = ""
         #: What became known of it.
@@ -90,8 +92,8 @@ class Allocation:
 
     # ------------------------------------------------------------------- launch
 
-    async def start(self, command: KernelCommand, *, not_before: float = 0) -> None:
-        """Submit the job and wait until its kernel is up. If that fails, or is cancelled, no job is left.
+    async def submit(self, command: KernelCommand, *, not_before: float = 0) -> None:
+        """Submit the job. If that fails, or is cancelled, no job is left.
 
         Parameters
         ----------
@@ -103,15 +105,28 @@ class Allocation:
         Raises
         ------
         SlurmProvisionerError
-            There is no kernel.
+            There is no job.
         """
-        delay = max(0.0, not_before - asyncio.get_running_loop().time())
-        self._submitting = asyncio.ensure_future(self._submit(command, delay))
+        self._delay = max(0.0, not_before - asyncio.get_running_loop().time())
+        self._submitting = asyncio.ensure_future(self._submit(command, self._delay))
         try:
             await asyncio.shield(self._submitting)
-            self._log.info("Job %s was submitted for kernel %s.", self.record.job_id, self._kernel_id)
-            await self._wait_until_up(delay)
         except BaseException:
+            await to_the_end(self._undo())
+            raise
+        self._log.info("Job %s was submitted for kernel %s.", self.record.job_id, self._kernel_id)
+
+    async def wait_until_up(self) -> None:
+        """Wait until the kernel of a job that was submitted is up. If that fails, no job is left.
+
+        Raises
+        ------
+        SlurmProvisionerError
+            There is no kernel.
+        """
+        try:
+            await self._wait_until_up(self._delay)
+        except SlurmProvisionerError:
             await to_the_end(self._undo())
             raise
         self._log.info("Kernel %s is up in job %s on %s.", self._kernel_id, self.record.job_id, self.record.node)
@@ -134,11 +149,14 @@ class Allocation:
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
         self.record.job_id = await slurm.submit(job)
+        self.record.submitted_at = time.time()
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
+        self.record.changed()
 
     def _follow_job(self) -> None:
-        self._watch = self._cluster.watcher.watch(self.record.job_id, self.record.job_name, self._slurm_says)
+        record = self.record
+        self._watch = self._cluster.watcher.watch(record.job_id, record.job_name, self._slurm_says, record.notes)
 
     async def _wait_until_up(self, delay: float) -> None:
         files = self._spawn(self._find_supervisor())
@@ -153,10 +171,16 @@ class Allocation:
             files.cancel()
 
     async def _find_supervisor(self) -> None:
-        arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._started)
+        arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
         self.record.node = arrival.node
+        self._does(STARTING)
         self._found.set()
         self._attach(self._at(arrival.hosts, arrival.port, self._theirs.certificate))
+
+    def _does(self, step: str) -> None:
+        self.record.stage = step
+        self._started()
+        self.record.changed()
 
     def _started(self) -> None:
         if not self.record.started.is_set():
@@ -185,6 +209,9 @@ class Allocation:
         request = kernel_request(self._config, command, home=self._home)
         try:
             answer = await self._link.call("restart", timeout=RESTART_TIMEOUT, **request)
+        except LinkError as error:
+            error.hint = "Restart the kernel to try again; it keeps its job."
+            raise
         finally:
             self.record.stopping = False
         self.record.new_kernel(int(answer["generation"]))
@@ -294,6 +321,7 @@ class Allocation:
             self.record.reached.set()
         else:
             self._hurry()
+        self.record.changed()
 
     def _slurm_says(self, status: JobStatus) -> None:
         if status.phase is Phase.ENDED:
@@ -307,6 +335,7 @@ class Allocation:
             if status.phase is Phase.RUNNING:
                 self.record.node = self.record.node or status.node
                 self._started()
+            self.record.changed()
 
     def _was_requeued(self) -> bool:
         """Whether a job that is said to be pending has run before. What was asked early may be answered late."""
@@ -321,16 +350,10 @@ class Allocation:
             self._spawn(self._end_forgotten())
         self.record.slurm_ended_it(status)
         self._close(detach=not connected)
-        if self.record.up.is_set() and not self.record.stopping:
-            self._spawn(self._tell_end())
 
     async def _end_forgotten(self) -> None:
         await self._stop_supervisor()
         self._link.detach()
-
-    async def _tell_end(self) -> None:
-        self.record.obituary = str(await self.end_error())
-        self._log.warning("%s", self.record.obituary)
 
     @property
     def may_run_until(self) -> float:

@@ -216,7 +216,14 @@ class KernelConfig(BaseModel):
         'read its outputs and watch it run. Default: "ipc".',
     )
 
-    # Policy: how long to wait for what
+    # Policy: what to wait for, and how long
+
+    start: Literal["now", "block"] = Field(
+        default="now",
+        description='When a start is done: "now", as soon as Slurm has taken the job, so that a notebook opens at once '
+        'and its cells wait for the kernel; or "block", once the kernel is up, with an error if that fails. '
+        'Default: "now".',
+    )
 
     queue_timeout: fields.Duration | None = Field(
         default=None,

@@ -34,7 +34,9 @@ LOG_LINES = 12
 #: How lines of the batch script and the supervisor begin in the job's log.
 _OWN_PREFIX = "slurm-provisioner: "
 
-_RETRY = "Start the kernel again; tell the cluster's support if it happens again."
+#: What a user can always do.
+_AGAIN = "Restart the kernel to get a new job."
+_RETRY = "Tell the cluster's support if it happens again."
 _ENVIRONMENT = "`modules`, `conda_env`, `venv` and `prologue`"
 _SHARED = "Is `state_dir` on a file system that login and compute nodes share, with space left?"
 
@@ -43,22 +45,22 @@ _STATES = {
     "BOOT_FAIL": ("its node failed to boot", _RETRY),
     "CANCELLED": (
         "it was cancelled",
-        "Somebody used scancel on it: you, an administrator, or a rule of the site. Start the kernel again.",
+        "Somebody used scancel on it: you, an administrator, or a rule of the site.",
     ),
-    "COMPLETED": ("it is over", "Start the kernel again."),
+    "COMPLETED": ("it is over", ""),
     "DEADLINE": ("it could not be done before its deadline", "Ask for less `time`, or a later deadline."),
     "FAILED": ("it failed", "The end of the log says why."),
     "LAUNCH_FAILED": ("it could not be started on its node", _RETRY),
-    "NODE_FAIL": ("its node failed", "Start the kernel again: it gets another node."),
-    "NOT_FOUND": ("Slurm no longer knows it", "Start the kernel again."),
+    "NODE_FAIL": ("its node failed", "A new job gets another node."),
+    "NOT_FOUND": ("Slurm no longer knows it", ""),
     "OUT_OF_MEMORY": ("it used more memory than it asked for", "Ask for more with `mem`."),
     "PREEMPTED": (
         "it had to make room for a job of higher priority",
-        "Start the kernel again, or use a `partition` or `qos` that is not preempted.",
+        "A `partition` or `qos` that is not preempted would spare it that.",
     ),
     "REQUEUED": (
         "Slurm put it back into the queue, where it was cancelled: when to start a new kernel is your choice",
-        "Start the kernel again.",
+        "",
     ),
     "TIMEOUT": ("it reached its time limit", "Ask for more with `time`."),
 }
@@ -70,6 +72,9 @@ _LEAVING = {
     "lease": "it has not heard of Jupyter for too long (`lease`)",
     "terminated": "Slurm asked it to, for its time limit, a job of higher priority or scancel",
 }
+
+#: Of these, those that are the supervisor's own.
+_ITS_CHOICE = ("crash-grace", "forgotten", "lease")
 
 #: Signals of a program that went wrong.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
@@ -118,6 +123,8 @@ class Evidence:
         Where its log is, or "".
     oom : bool
         Whether the node killed something in it for want of memory.
+    leaving : str
+        Why the supervisor ended it, in the supervisor's own word; "" if it did not.
     """
 
     job_id: str
@@ -126,6 +133,7 @@ class Evidence:
     log: Sequence[str] = ()
     log_path: str = ""
     oom: bool = False
+    leaving: str = ""
 
     @property
     def fields(self) -> dict[str, object]:
@@ -144,6 +152,7 @@ def job_ended(seen: Evidence, *, up: bool) -> JobEndedError:
     words, hint = _end(seen, up=up)
     where = f" on {seen.node}" if seen.node else ""
     when = "" if up else " before its kernel was up"
+    hint = f"{hint} {_AGAIN}".strip()
     return JobEndedError(f"Job {seen.job_id}{where} ended{when}: {words}.", hint=hint, **seen.fields)  # type: ignore[arg-type]
 
 
@@ -152,6 +161,9 @@ def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
     no_memory = seen.oom or _NO_MEMORY.search("\n".join(seen.log))
     if status.state in ("FAILED", "COMPLETED", "") and no_memory:
         return _STATES["OUT_OF_MEMORY"]
+    its_choice = status.state in ("FAILED", "COMPLETED") and seen.leaving in _ITS_CHOICE
+    if seen.leaving and (its_choice or status.state not in _STATES):  # Slurm has an exit code, or has not answered yet
+        return leaving(seen.leaving), ""
     if status.state != "FAILED":
         return _STATES.get(status.state, (f"Slurm says {status.state}", ""))
     if status.exit_signal == _NO_LOG:

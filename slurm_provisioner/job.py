@@ -11,11 +11,12 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from . import cluster
+from . import cluster, kernel_info
 from .allocation import Allocation
 from .cluster import Place
 from .config import KernelConfig
 from .errors import SlurmProvisionerError
+from .herald import Herald, KernelIdentity
 from .link import Link
 from .loop import to_the_end
 from .request import KernelCommand
@@ -30,47 +31,59 @@ class KernelJob:
     ----------
     config : KernelConfig
         What to ask Slurm for.
-    kernel_id : str
-        Jupyter's id of the kernel.
+    kernel : KernelIdentity
+        Which kernel it is.
     log : logging.Logger
         Where the kernel's story is told.
     """
 
-    def __init__(self, config: KernelConfig, kernel_id: str, log: logging.Logger) -> None:
-        self._kernel_id = kernel_id
+    def __init__(self, config: KernelConfig, kernel: KernelIdentity, log: logging.Logger) -> None:
+        self._kernel = kernel
         self._log = log
         self._cluster = cluster.acquire(Place(config.clusters or "", config.slurm_bin or ""))
         self._link = Link(self._cluster.transport, log)
-        #: The current job; None before the first one, and after a launch that failed.
+        self._herald: Herald | None = None
+        self._rise: asyncio.Task[None] | None = None
+        self._fence = (0.0, "")  # until when a kernel of a former job may run on, and the lost node where
+        #: The current job; None before the first one.
         self.allocation: Allocation | None = None
+        #: Whether the kernel's end is wanted.
+        self.stopping = False
         #: Whether everything was given back.
         self.closed = False
         self._giving_back: asyncio.Future[None] | None = None
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code of the kernel process, negative for a signal; None while it is not known to have ended."""
+        """Exit code of the kernel process, negative for a signal; None while a client would get an answer.
+
+        Once the job has ended, the answer says why, and there is no new job before the user restarts the kernel.
+        """
         if self.closed:
             return -int(signal.SIGTERM)
-        return self.allocation.record.exit_code if self.allocation is not None else None
+        if not self.stopping:
+            return self._herald.exit_code if self._herald is not None else None
+        if self.allocation is None or not self.allocation.record.up.is_set():
+            return 0  # there is no kernel to be waited for
+        return self.allocation.record.exit_code
 
     @property
-    def obituary(self) -> str:
-        """Why there is no kernel any more, for people; "" while there may be one, or its end was wanted."""
-        return self.allocation.record.obituary if self.allocation is not None else ""
+    def crashed(self) -> bool:
+        """Whether the kernel ended by itself in a job that goes on, or went on for a while."""
+        return self._herald is not None and self._herald.exit_code is not None
 
     @property
     def job_id(self) -> str | None:
         """Slurm's id of the job, if there is one."""
         return (self.allocation.record.job_id or None) if self.allocation is not None else None
 
-    async def open(self) -> dict[str, Any]:
-        """Return the kernel's endpoints, which hold what connects to them until there is a kernel."""
-        await self._link.open()
-        return self._link.endpoints
+    # ------------------------------------------------------------------- launch
 
     async def launch(self, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> dict[str, Any]:
-        """Start a kernel: in the job if there is one, else in a new one. Return its endpoints.
+        """Start a kernel: in the job if there is one, else in a new one. Return where its clients connect.
+
+        They are heard at once; a job in the queue keeps its place there. Only the first launch raises: later ones have
+        clients who are told, and the user's restart tries again.
 
         Parameters
         ----------
@@ -83,48 +96,96 @@ class KernelJob:
 
         Raises
         ------
-        JobEndedError
-            The job ended, and there may be no new one.
         SlurmProvisionerError
-            There is no kernel. A job submitted for it is cancelled.
+            There is no job, or, with ``start: block``, no kernel. A job submitted for it is cancelled.
         """
-        endpoints = await self.open()
-        now = self.allocation
-        if now is not None and not now.record.over:
-            try:
-                await now.restart(command)
-            except asyncio.CancelledError:
-                await to_the_end(now.end())
+        herald, endpoints = await self._open()
+        first, self.stopping = self.allocation is None, False
+        try:
+            await self._start(herald, config, command, new_job=new_job)
+            if config.start == "block" and self._rise is not None:
+                await self._rise
+        except SlurmProvisionerError as error:
+            if first:
                 raise
-            except SlurmProvisionerError:
-                if not now.record.over:  # the allocation is kept, for another try; it may have been waited for long
-                    raise
-            else:
-                return endpoints
-        if now is not None and not new_job:
-            raise await now.end_error()
-        await self._submit(config, command)
+            self._log.warning("%s", error)
+            await herald.end(error)
         return endpoints
 
-    async def _submit(self, config: KernelConfig, command: KernelCommand) -> None:
-        not_before = 0.0
+    async def _open(self) -> tuple[Herald, dict[str, Any]]:
+        """Bind the endpoints, and bind those again whose files jupyter_client has removed."""
+        await self._link.open()
+        if self._herald is None:
+            info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec)
+            self._herald = Herald(self._kernel, info, self._link, self._log)
+        await self._herald.front.open()
+        return self._herald, self._herald.front.endpoints
+
+    async def _start(self, herald: Herald, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> None:
+        now = self.allocation
+        if now is not None and not now.record.over and await self._start_again(herald, now, command):
+            return
+        if now is not None and not new_job:
+            raise await now.end_error()
+        await herald.expect()
+        await self._submit(herald, config, command)
+
+    async def _start_again(self, herald: Herald, now: Allocation, command: KernelCommand) -> bool:
+        """Start a kernel in a job that goes on; return False if it does not go on."""
+        if not self.crashed:  # else clients know it, and what they ask for since is for the new kernel
+            await herald.expect()
+        if self._rise is not None and not self._rise.done():
+            if not now.record.reached.is_set():
+                return True  # it is on its way already
+            self._rise.cancel()
+        try:
+            await now.restart(command)
+        except asyncio.CancelledError:
+            await to_the_end(now.end())
+            raise
+        except SlurmProvisionerError:
+            if now.record.over:
+                return False
+            raise  # the allocation is kept, for another try; it may have been waited for long
+        herald.begin()
+        return True
+
+    async def _submit(self, herald: Herald, config: KernelConfig, command: KernelCommand) -> None:
         if self.allocation is not None:
             await self.allocation.end()
-            not_before = self.allocation.may_run_until
-            wait = not_before - asyncio.get_running_loop().time()
-            if wait > 0:
-                self._log.warning(
-                    "Node %s was lost. What may still run there ends by itself within %d s (`lease`); the new job "
-                    "starts after that, so that no two kernels write your files.",
-                    self.allocation.record.node,
-                    wait,
-                )
-        self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
+            self._fence = max(self._fence, (self.allocation.may_run_until, self.allocation.record.node))
+        not_before, lost_node = self._fence
+        wait = not_before - asyncio.get_running_loop().time()
+        if wait > 0:
+            self._log.warning(
+                "Node %s was lost. What may still run there ends by itself within %d s (`lease`); the new job "
+                "starts after that, so that no two kernels write your files.",
+                lost_node,
+                wait,
+            )
+        now = Allocation(self._cluster, self._link, config, self._kernel.kernel_id, self._log)
+        now.record.lost_node = lost_node if wait > 0 else ""
+        before, self.allocation = self.allocation, now
+        herald.follow(now)
         try:
-            await self.allocation.start(command, not_before=not_before)
+            await now.submit(command, not_before=not_before)
         except BaseException:
-            self.allocation = None
+            self.allocation = before
             raise
+        self._rise = asyncio.ensure_future(self._bring_up(herald, now))
+        self._rise.add_done_callback(_seen)
+
+    async def _bring_up(self, herald: Herald, now: Allocation) -> None:
+        try:
+            await now.wait_until_up()
+        except SlurmProvisionerError as error:
+            if self._giving_back is None:
+                self._log.warning("%s", error)
+                await herald.end(error)
+            raise
+        herald.begin()
+
+    # ----------------------------------------------------------------- takeover
 
     def info(self) -> dict[str, Any] | None:
         """Return what another process needs to take the kernel over, fit for JSON; None if there is no kernel."""
@@ -141,24 +202,40 @@ class KernelJob:
         ConfigError
             That is not what `info` returned.
         """
-        await self._link.open()
-        self.allocation = Allocation(self._cluster, self._link, config, self._kernel_id, self._log)
-        await self.allocation.adopt(info)
-        return self._link.endpoints
+        herald, endpoints = await self._open()
+        now = self.allocation = Allocation(self._cluster, self._link, config, self._kernel.kernel_id, self._log)
+        herald.follow(now)
+        await now.adopt(info)
+        herald.begin()
+        return endpoints
+
+    # ------------------------------------------------------------------- control
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel's process group; without a kernel, do nothing. Never raises."""
-        if self.allocation is not None:
+        """Send a signal to the kernel's process group; without a kernel, do nothing. Never raises.
+
+        An interrupt ends cells that wait for a kernel.
+        """
+        rising = self._rise is not None and not self._rise.done()
+        if signum == signal.SIGINT and self._herald is not None and await self._herald.front.interrupt():
+            return
+        if self.allocation is not None and not rising:  # a kernel that is on its way is not ended for another one
             await self.allocation.signal(signum)
 
     def expect_exit(self) -> None:
         """Take the kernel's coming end as wanted."""
-        if self.allocation is not None:
+        self.stopping = True
+        if self.allocation is not None and self.allocation.record.up.is_set():
             self.allocation.record.stopping = True
 
     async def wait(self) -> int:
         """Wait for the end of the kernel process and return its exit code."""
-        return await self.allocation.wait() if self.allocation is not None else 0
+        code = self.exit_code
+        if code is not None or self.allocation is None:
+            return code or 0
+        return await self.allocation.wait()
+
+    # ----------------------------------------------------------------------- end
 
     async def leave(self) -> None:
         """Let go of a persistent kernel: its job goes on."""
@@ -179,10 +256,14 @@ class KernelJob:
     async def _give_back(self) -> None:
         now, self.allocation = self.allocation, None
         try:
+            if self._herald is not None:
+                self._herald.leave()
             if now is not None:
                 ended_by_itself = now.record.over
                 await now.end()
                 await now.tidy(keep_log=ended_by_itself)
+            if self._rise is not None:
+                await asyncio.wait([self._rise])  # the end of its job ends it, with an error for who waits for it
         finally:
             await self._close()
 
@@ -190,5 +271,13 @@ class KernelJob:
         if self.closed:
             return
         self.closed = True
+        if self._herald is not None:
+            self._herald.leave()
+            await self._herald.front.aclose()
         await self._link.aclose()
         await cluster.release(self._cluster)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # its clients know

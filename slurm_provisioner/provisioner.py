@@ -3,10 +3,11 @@
 What the contract asks beyond its docstrings (read in jupyter_client 8, `manager.py` and `restarter.py`):
 
 - `poll` and `send_signal` are called at any time, ten times a second during a shutdown: answered from memory,
-  never raising, but for a websocket to a kernel that is not there (`succession`).
+  never raising.
 - Only `cleanup` and `shutdown_requested` carry a restart flag that can be trusted, so `kill` ends the kernel
   process and only ``cleanup(restart=False)`` gives the job back.
-- A launch that raises gets no further call, so it cleans up after itself.
+- A launch that raises gets no further call, so it cleans up after itself. jupyter_server shows the error of a first
+  one, and never gets over that of a later one, so later ones do not raise: clients are told.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import TYPE_CHECKING, Any, cast
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Dict
 
-from .errors import SlurmProvisionerError
+from .errors import ConfigError
 from .loop import background_loop
-from .succession import ServedKernel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jupyter_client.connect import KernelConnectionInfo
 
     from .config import KernelConfig
@@ -71,11 +73,10 @@ class SlurmProvisioner(KernelProvisionerBase):
         self._config: KernelConfig | None = None
         self._running = False
         self._user_asked = False
+        self._found_dead = False
         self._command: KernelCommand | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._cwd: str | None = None
-        self._served = ServedKernel(self.parent)
-        self._waits = False
 
     @property
     def job_config(self) -> KernelConfig:
@@ -102,7 +103,6 @@ class SlurmProvisioner(KernelProvisionerBase):
         from .config import KernelConfig, overrides_from_env  # noqa: PLC0415
 
         kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
-        self._served.keywords = dict(kwargs)
         extra_arguments = kwargs.pop("extra_arguments", [])
         given_env = dict(kwargs.get("env") or os.environ)
         self._config = KernelConfig.load(
@@ -146,27 +146,22 @@ class SlurmProvisioner(KernelProvisionerBase):
         )
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:  # noqa: ARG002
-        """Start the kernel, in its job if it has one, else in a new job; return once it is up.
+        """Start the kernel, in its job if it has one, else in a new job; return where clients connect.
+
+        They are heard from then on. With ``start: block`` it returns once the kernel is up.
 
         Raises
         ------
-        JobEndedError
-            The job ended by itself and jupyter_client restarts the kernel of its own accord: a new job is the
-            user's choice.
         SlurmProvisionerError
-            There is no kernel; nothing is left of the attempt in the queue.
+            The first launch came to nothing; nothing is left of it in the queue.
         """
         assert self._command is not None
         command = replace(self._command, argv=list(cmd))  # a subclass may have changed it
         try:
             endpoints = await background_loop().run(self._launch(command), undo=self._let_go)
-        except SlurmProvisionerError as error:
-            self._served.failed(error)
-            raise
         except asyncio.CancelledError:
             self._let_go()  # the launch may have ended well a moment ago, with nobody left to take it
             raise
-        self._served.started()
         self._running = True
         names = ("key", "signature_scheme", "kernel_name")
         self._connect({**endpoints, **{name: command.session[name] for name in names}})
@@ -179,13 +174,12 @@ class SlurmProvisioner(KernelProvisionerBase):
 
     async def _launch(self, command: KernelCommand) -> dict[str, Any]:
         asked, self._user_asked = self._user_asked, False
-        self._waits = (self._waits or self._served.is_successor()) and not asked
-        new_job = self._job is None or asked
-        config, job = self.job_config, self._own_job()
+        # what Jupyter does of itself, because `poll` said so, it does also if the job has ended a moment later
+        found_dead, self._found_dead = self._found_dead, False
+        new_job = asked or not found_dead
+        config, job = self.job_config, self._own_job(command.session)
         first = job.allocation is None
         try:
-            if self._waits:
-                return await job.open()
             return await job.launch(config, command, new_job=new_job)
         except BaseException:
             if first:
@@ -194,43 +188,41 @@ class SlurmProvisioner(KernelProvisionerBase):
             raise
 
     async def _adopt(self, info: dict[str, Any]) -> dict[str, Any]:
-        return await self._own_job().adopt(self.job_config, info)
+        if not {"key", "signature_scheme"} <= self.connection_info.keys():
+            raise ConfigError("This does not identify the session of a kernel: its `connection_info` has no key.")
+        return await self._own_job(self.connection_info).adopt(self.job_config, info)
 
-    def _own_job(self) -> KernelJob:
+    def _own_job(self, session: Mapping[str, Any]) -> KernelJob:
         """Return the job behind this kernel, which is given back in any case; there may be none in the queue yet."""
+        from .herald import KernelIdentity  # noqa: PLC0415
         from .job import KernelJob  # noqa: PLC0415
 
         if self._job is None:
             loop, config = background_loop(), self.job_config
-            self._job = KernelJob(config, self.kernel_id or "", cast("logging.Logger", self.log))
+            key = session["key"] if isinstance(session["key"], bytes) else session["key"].encode()
+            scheme, spec = str(session["signature_scheme"]), self.kernel_spec.to_dict()
+            kernel = KernelIdentity(self.kernel_id or "", key, scheme, spec)
+            self._job = KernelJob(config, kernel, cast("logging.Logger", self.log))
             loop.at_exit(self._job, self._job.leave if config.persistent else self._job.give_back)
             # jupyter_client drops a kernel whose last start failed without a call of `cleanup`
             self._finalizer = weakref.finalize(self, _give_back, self._job)
             self._finalizer.atexit = False
         return self._job
 
-    async def post_launch(self, **kwargs: Any) -> None:  # noqa: ARG002
-        """Have a kernel that waits for its user's restart do so. This must not raise."""
-        if self._waits:
-            self._running = False
-            self._served.wait()
-
     # --------------------------------------------------------------------- life
 
     @property
     def has_process(self) -> bool:
-        """Whether a kernel process was launched and not yet waited for, or `poll` has something to say."""
-        return self._running or bool(self._served.lack)
+        """Whether a kernel was launched and its end was not yet waited for."""
+        return self._running
 
     async def poll(self) -> int | None:
-        """Return None while the kernel lives or is not known to have ended, else its exit code."""
-        if self._served.lack:  # only a websocket that is to be opened asks
-            self._served.refuse()
+        """Return None while clients get answers, be it of the stand-in, else the kernel's exit code."""
         if self._job is None or not self._running:
             return 0
         code = self._job.exit_code
-        if code is not None:
-            self._served.tell(self._job.obituary)
+        if not self._job.stopping:
+            self._found_dead = code is not None
         return code
 
     async def wait(self) -> int | None:
@@ -253,7 +245,8 @@ class SlurmProvisioner(KernelProvisionerBase):
 
     async def kill(self, restart: bool = False) -> None:  # noqa: ARG002  (the flag cannot be trusted, see above)
         """End the kernel process; the job stays."""
-        self._served.stopping()
+        if self._job is not None:
+            self._job.expect_exit()
         await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002
@@ -263,7 +256,6 @@ class SlurmProvisioner(KernelProvisionerBase):
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that the kernel's end is wanted; only a user's own restart comes this way with ``restart=True``."""
         self._user_asked = restart
-        self._served.stopping()
         if self._job is not None:
             self._job.expect_exit()
 

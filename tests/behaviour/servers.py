@@ -56,13 +56,13 @@ class Server:
                 pass
 
 
-async def execute(channels: WebSocketClientConnection, code: str) -> str:
-    """What some code prints, through a websocket as JupyterLab holds it."""
+async def execute(channels: WebSocketClientConnection, code: str, waits: asyncio.Event | None = None) -> str:
+    """What some code prints, or why it failed, over a websocket; `waits` is set once it shows a line."""
     msg_id = uuid.uuid4().hex
     header = {
         "msg_id": msg_id,
         "msg_type": "execute_request",
-        "session": "s",
+        "session": str(id(channels)),
         "username": "",
         "version": "5.3",
     }
@@ -82,19 +82,26 @@ async def execute(channels: WebSocketClientConnection, code: str) -> str:
             continue
         if answer["msg_type"] == "stream":
             printed += answer["content"]["text"]
+        elif answer["msg_type"] == "display_data" and waits is not None:
+            waits.set()
+        elif answer["msg_type"] == "error":
+            printed += f"{answer['content']['ename']}: {answer['content']['evalue']}"
         elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
             return printed.strip()
 
 
 @contextlib.contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """A server that is ended by SIGTERM, unless it has ended before."""
+def running_server(
+    folder: Path, *options: str, app: str = "jupyter_server", root: Path | None = None
+) -> Iterator[Server]:
+    """A server, or an application on top of it, that is ended by SIGTERM, unless it has ended before."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     log = folder / "server.log"
     argv = [
-        sys.executable, "-m", "jupyter_server", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--KernelRestarter.time_to_dead=0.5",
+        sys.executable, "-m", app, f"--port={port}", "--ip=127.0.0.1", "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root or folder}",
+        "--KernelRestarter.time_to_dead=0.5", *options,
     ]  # fmt: skip
     with log.open("w") as file:
         process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)

@@ -243,34 +243,10 @@ def test_the_automatic_restart_happens_in_place(kernelspec):
     asyncio.run(main())
 
 
-def test_a_cancelled_job_is_noticed_told_and_not_resubmitted(start, caplog):
-    kernel = start()
-    job_id = kernel.job_id
-    slurm("scancel", job_id)
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
-    with pytest.raises(Exception, match=rf"Job {job_id} on \w+ ended: it was cancelled") as caught:
-        kernel.manager.restart_kernel(now=True)
-    assert "scancel" in str(caught.value)
-    assert queue() == []
-    assert "CANCELLED" in caplog.text
-
-
-def test_the_users_restart_after_the_job_is_gone_gets_a_new_job(start):
-    kernel = start()
-    job_id = kernel.job_id
-    before = kernel.manager.get_connection_info()
-    slurm("scancel", job_id)
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
-    kernel.restart()
-    assert kernel.job_id != job_id
-    assert kernel.run("'again'") == "'again'"
-    assert kernel.manager.get_connection_info() == before
-
-
-def test_a_kernel_that_is_dropped_after_its_job_ended_leaves_nothing(kernelspec):
+def test_a_kernel_that_is_dropped_leaves_nothing(kernelspec):
     """jupyter_client calls neither `shutdown` nor `cleanup` for a kernel whose last start failed."""
     script = f"""
-import asyncio, gc, pathlib, subprocess, time
+import asyncio, gc, pathlib, time
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 
 async def main():
@@ -278,13 +254,6 @@ async def main():
     kernel_id = await manager.start_kernel(kernel_name={kernelspec()!r})
     kernel = manager.get_kernel(kernel_id)
     folder = pathlib.Path(kernel.get_connection_info()["ip"]).parent
-    subprocess.run(["scancel", kernel.provisioner.job_id], check=True)
-    while await kernel.is_alive():
-        await asyncio.sleep(0.1)
-    try:
-        await kernel.restart_kernel(now=True)
-    except Exception as error:
-        print(type(error).__name__)
     manager.remove_kernel(kernel_id)
     return folder
 
@@ -296,7 +265,7 @@ while folder.exists() and time.monotonic() < deadline:
 print(folder.exists())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=90)
-    assert done.stdout.split() == ["JobEndedError", "False"]
+    assert done.stdout.strip() == "False"
 
 
 def test_the_kernels_environment(start, kernelspec, monkeypatch):

@@ -31,6 +31,12 @@ from slurm_provisioner.errors import (
 from slurm_provisioner.transport.local import LocalTransport
 
 
+@pytest.fixture(autouse=True)
+def errors_are_raised(monkeypatch):
+    """Cells tell them, too: see test_stand_in."""
+    monkeypatch.setenv("KERNEL_SLURM_START", "block")
+
+
 async def cancelled(name: str, state: str = "") -> None:
     """Cancel a launch at that moment."""
     launch = await launching(AsyncKernelManager(kernel_name=name), state)

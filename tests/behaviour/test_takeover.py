@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kernel, eventually, queue, queue_empties, slurm
+from conftest import Kernel, queue, queue_empties, slurm
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import KernelProvisionerFactory
 
@@ -50,7 +50,7 @@ class First:
 
 @pytest.fixture
 def first(kernelspec) -> Iterator[First]:
-    first = First(kernelspec(persistent=True))
+    first = First(kernelspec(persistent=True, start="block"))  # there is a kernel to be taken over
     yield first
     first.die()
     if queue():
@@ -94,14 +94,15 @@ def test_the_first_process_may_go_on(first):
     queue_empties()
 
 
-def test_a_kernel_that_died_meanwhile_is_dead(first):
+def test_a_kernel_that_died_meanwhile_says_so(first):
     first.die()
     slurm("scancel", first.info["job_id"])
     queue_empties()
     manager = take_over(first.info)
-    eventually(lambda: not manager.is_alive(), "news of the job's end")
-    manager.shutdown_kernel()
-    manager.cleanup_resources()
+    kernel = Kernel(manager)
+    with pytest.raises(RuntimeError, match="it was cancelled"):
+        kernel.run("1")
+    kernel.close()
 
 
 def test_what_is_no_description_is_refused(kernelspec):

@@ -11,8 +11,11 @@ import pytest
 
 from slurm_provisioner.allocation import FENCE_MARGIN, Allocation
 from slurm_provisioner.config import KernelConfig
+from slurm_provisioner.errors import CommandError
+from slurm_provisioner.herald import KernelIdentity
 from slurm_provisioner.job import KernelJob
 from slurm_provisioner.status import JobStatus
+from slurm_provisioner.waiting import line
 
 log = logging.getLogger("test.allocation")
 
@@ -111,6 +114,42 @@ def test_a_job_that_was_queued_again_is_cancelled():
 
 
 @pytest.mark.parametrize(
+    "news",
+    [
+        lambda job: job._slurm_says(says("SUSPENDED")),
+        lambda job: job._slurm_says(says("NODE_FAIL")),
+        lambda job: job._does("loading modules gcc/12"),
+        lambda job: job.heard({"event": "ending", "reason": "terminated"}),
+        lambda job: job.link_changed(False),
+    ],
+    ids=["state", "end", "step", "announcement", "link"],
+)
+def test_whoever_shows_a_job_hears_of_all_news(news):
+    async def main():
+        job = allocation()
+        told = []
+        job.record.changed = lambda: told.append(job.record.waiting())
+        news(job)
+        assert told
+        job.leave()
+
+    asyncio.run(main())
+
+
+def test_a_step_of_the_script_is_the_news_that_the_job_runs():
+    async def main():
+        job = allocation()
+        job.record.started.clear()
+        job.record.status = says("PENDING")
+        job._does("loading modules gcc/12")
+        assert job.record.started.is_set()
+        assert ("hurry", None) in job.recorder.done, "squeue is to tell the node"
+        assert str(line(job.record.waiting())) == "Job 7 · starting on c1 · loading modules gcc/12"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
     ("state", "silent", "config", "held"),
     [
         ("NODE_FAIL", False, {}, True),
@@ -134,8 +173,13 @@ def test_until_when_a_lost_kernel_may_run(state, silent, config, held):
 def test_the_new_job_waits_for_the_end_of_a_lost_kernel(monkeypatch, caplog):
     begun: list[float] = []
 
-    async def start(self, command, *, not_before=0):
+    class Herald:
+        def follow(self, now):
+            pass
+
+    async def submit(self, command, *, not_before=0):
         begun.append(not_before)
+        raise CommandError("enough", argv=["sbatch"])
 
     async def main():
         now = asyncio.get_running_loop().time()
@@ -143,10 +187,18 @@ def test_the_new_job_waits_for_the_end_of_a_lost_kernel(monkeypatch, caplog):
         lost.link.connected, lost.link.last_sent = False, now
         lost._slurm_says(says("NODE_FAIL"))
         job: Any = KernelJob.__new__(KernelJob)
-        job.allocation, job._log, job._cluster, job._link, job._kernel_id = lost, log, None, lost.link, "k"
-        monkeypatch.setattr(Allocation, "start", start)
-        await job._submit(KernelConfig(), None)
-        assert begun == [now + 600 + FENCE_MARGIN]
+        job.allocation, job._log, job._cluster, job._link = lost, log, None, lost.link
+        job._kernel, job._fence = KernelIdentity("k", b"", "hmac-sha256", {}), (0.0, "")
+        monkeypatch.setattr(Allocation, "submit", submit)
+        with pytest.raises(CommandError):
+            await job._submit(Herald(), KernelConfig(), None)
+        assert job.allocation is lost, "it may be asked for again"
+        job.allocation = allocation(lease="10m")
+        job.allocation.link.connected = False
+        job.allocation._slurm_says(says("CANCELLED"))
+        with pytest.raises(CommandError):
+            await job._submit(Herald(), KernelConfig(), None)
+        assert begun == [now + 600 + FENCE_MARGIN] * 2, "nor is the one before forgotten"
 
     asyncio.run(main())
     assert "Node c1 was lost" in caplog.text

@@ -40,8 +40,9 @@ def test_a_job_shows_state_reason_and_log():
     assert error.log == ("x", "y")
 
 
-def words(state: str, *log: str, code: int | None = 1, up: bool = False) -> str:
-    return str(job_ended(Evidence("1", JobStatus("1", state, exit_code=code), "c1", log, "/log"), up=up))
+def words(state: str, *log: str, code: int | None = 1, up: bool = False, leaving: str = "") -> str:
+    status = JobStatus("1", state, exit_code=code)
+    return str(job_ended(Evidence("1", status, "c1", log, "/log", leaving=leaving), up=up))
 
 
 def test_ends_of_jobs_in_plain_words():
@@ -57,6 +58,17 @@ def test_ends_of_jobs_in_plain_words():
     assert "`python`" in words("FAILED", code=127)
     assert "exit code 110" in words("FAILED", code=110, up=True)
     assert "`mem`" in words("FAILED", "slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch.")
+
+
+def test_a_supervisor_that_ended_its_job_knows_better_why_than_slurm():
+    assert "ended: nobody restarted its kernel in time (`crash_grace`)." in words(
+        "FAILED", up=True, leaving="crash-grace"
+    )
+    assert "(`lease`)" in words("COMPLETED", code=0, up=True, leaving="lease")
+    assert "its time limit" in words("TIMEOUT", up=True, leaving="terminated")
+    assert "time limit, a job of higher priority or scancel" in words("RUNNING", up=True, leaving="terminated")
+    assert "exit code 143" in words("FAILED", code=143, up=True, leaving="terminated")
+    assert "Slurm put it back" in words("REQUEUED", up=True, leaving="terminated")
 
 
 def kernel(code: int | None, signum: int | None, *log: str) -> str:

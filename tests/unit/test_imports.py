@@ -17,11 +17,19 @@ PACKAGE = Path(slurm_provisioner.__file__).parent
 # Each layer may import those below it, never those above or beside it, but for pairs that are named here.
 LAYERS = [
     {"provisioner"},
-    {"job", "succession"},
+    {"job"},
+    {"herald"},
     {"allocation"},
     {"cluster"},
+    {"front"},
+    {"front.front"},
+    {"front.sockets"},
+    {"front.publisher"},
+    {"front.standin", "front.thread"},
+    {"front.ledger", "front.notice"},
+    {"front.messages"},
     {"watcher", "record", "link", "arrival"},
-    {"explain", "endpoints"},
+    {"explain", "endpoints", "waiting"},
     {"slurm"},
     {"submission", "status"},
     {"request"},
@@ -34,8 +42,9 @@ LAYERS = [
     {"sources"},
     {"fields"},
     {"quantities", "sbatch_options"},
-    {"guard"},
-    {"loop", "errors", "credentials", "environment"},
+    {"folder"},
+    {"guard", "kernel_info", "stream"},
+    {"loop", "errors", "credentials", "environment", "reasons"},
 ]
 NOBODYS = {"launcher"}
 

@@ -3,13 +3,13 @@ they lie."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 
 import pytest
-from conftest import control, eventually, queue, queue_empties, remove_folders_of_the_killed, slurm
-from tools import asked, impatient
-
-from slurm_provisioner.errors import JobEndedError
+from conftest import control, queue, queue_empties, remove_folders_of_the_killed, slurm
+from tools import asked, impatient, jobs_of, told
+from watched import ENDLESS, watched
 
 INVALID = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 #: What a command does instead of its work, as lines of bash.
@@ -36,12 +36,11 @@ def _impatient(monkeypatch):
 def lives_on_and_is_found_when_cancelled(kernel, commands, lie, *liars) -> None:
     commands.fail(lie, *liars)
     asked(commands, 5)
-    assert kernel.manager.is_alive()
     assert kernel.run("6 * 7", timeout=10) == "42"
     assert "RUNNING" in control(kernel.job_id), "nobody cancelled it"
     slurm("scancel", kernel.job_id)
     commands.behave()
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
+    assert "it was cancelled" in told(kernel)
     queue_empties()
 
 
@@ -58,14 +57,20 @@ def test_a_healthy_kernel_lives_on_when_squeue_alone_forgets_it(start, kernelspe
 
 
 @pytest.mark.parametrize("lie", ["no answer", "an unknown state", "an error", "half of it"])
-def test_a_dead_job_is_found_once_slurm_can_tell(start, kernelspec, commands, hands, lie):
-    kernel = start(kernelspec(slurm_bin=str(commands)))
-    commands.fail(LIES[lie], "squeue", "scontrol", "sacct")
-    hands.signal(kernel.job_id, "supervisor", signal.SIGKILL)
-    asked(commands, 5)
-    assert kernel.manager.is_alive(), "nobody could tell"
-    commands.behave()
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
+def test_a_dead_job_is_found_once_slurm_can_tell(kernelspec, commands, hands, lie):
+    async def main() -> None:
+        async with watched(kernelspec(slurm_bin=str(commands))) as kernel:
+            cell = await kernel.cell(ENDLESS).begun()
+            commands.fail(LIES[lie], "squeue", "scontrol", "sacct")
+            hands.signal(kernel.job_id, "supervisor", signal.SIGKILL)
+            await asyncio.to_thread(asked, commands, 5)
+            assert cell.reply is None, "nobody could tell"
+            assert cell.errors == []
+            commands.behave()
+            assert "SIGKILL" in await cell.error(timeout=30)
+            assert jobs_of(kernel.manager) == [kernel.job_id]
+
+    asyncio.run(main())
     remove_folders_of_the_killed()
 
 
@@ -73,9 +78,7 @@ def test_a_job_that_nobody_remembers_is_dead_after_a_while(start, kernelspec, co
     kernel = start(kernelspec(slurm_bin=str(commands)))
     commands.fail(LIES["invalid job id"], "squeue", "scontrol", "sacct")
     hands.signal(kernel.job_id, "supervisor", signal.SIGKILL)
-    eventually(lambda: not kernel.manager.is_alive(), "the news of the job's end")
-    with pytest.raises(JobEndedError, match="Slurm no longer knows it"):
-        kernel.manager.restart_kernel(now=True)
+    assert "Slurm no longer knows it" in told(kernel)
     remove_folders_of_the_killed()
 
 

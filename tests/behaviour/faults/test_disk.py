@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import eventually, launching, queue, queue_empties, refused
-from jupyter_client.manager import AsyncKernelManager
-from tools import QUEUED, start_now
+from conftest import QUEUED, eventually, queue, queue_empties, refused, slurm, start_now
+from tools import jobs_of, told
+from watched import watched
 
-from slurm_provisioner.errors import CommandError, JobError
+from slurm_provisioner.errors import CommandError
 
 
 def fill(disk: Path) -> None:
@@ -50,22 +50,17 @@ def test_a_state_dir_that_is_a_file(kernelspec, tmp_path):
 
 
 def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> str:
-    """Meddle with the run directory of a launch while its job is queued; then run a cell."""
+    """Meddle with a run directory while its job is queued. Return what a cell prints, or ends with, once it started."""
 
     async def main() -> str:
-        manager = AsyncKernelManager(kernel_name=name)
-        launch = await launching(manager, "PENDING")
-        job_id = queue()[0].split()[0]
-        meddle(state_dir / manager.kernel_id)
-        start_now(job_id)
-        await launch
-        client = manager.client()
-        client.start_channels()
-        await client.wait_for_ready(timeout=60)
-        reply = await client.execute_interactive("1 + 1", timeout=60, output_hook=lambda msg: None)
-        client.stop_channels()
-        await manager.shutdown_kernel()
-        return reply["content"]["status"]
+        async with watched(name, queued=True) as kernel:
+            cell = kernel.cell("1 + 1")
+            await cell.shows("its begin time has not come yet")
+            meddle(state_dir / kernel.manager.kernel_id)
+            start_now(kernel.job_id)
+            await cell.end()
+            assert cell.shown == {}
+            return "".join([cell.printed, *cell.errors])
 
     return asyncio.run(main())
 
@@ -73,15 +68,14 @@ def launched(name: str, state_dir: Path, meddle: Callable[[Path], object]) -> st
 def test_a_disk_that_fills_up_while_the_job_is_queued(kernelspec, hands):
     """The supervisor removes the request that it has read, and that is room enough for its answer."""
     disk = hands.disk("256k")
-    assert launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: fill(disk)) == "ok"
+    assert launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: fill(disk)) == "2"
 
 
 def test_a_disk_that_can_no_longer_be_written_once_the_job_starts(kernelspec, hands):
     disk = hands.disk("256k")
-    with pytest.raises(JobError) as caught:
-        launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: hands.write_protect(disk))
-    assert "its log could not be opened" in str(caught.value)
-    assert "`state_dir`" in str(caught.value)
+    error = launched(kernelspec(state_dir=str(disk), **QUEUED), disk, lambda _: hands.write_protect(disk))
+    assert "its log could not be opened" in error
+    assert "`state_dir`" in error
     queue_empties()
 
 
@@ -97,10 +91,26 @@ def test_a_disk_that_fills_up_while_the_kernel_runs(start, kernelspec, hands):
     assert [path.name for path in disk.iterdir()] == ["ballast"]
 
 
+def test_a_restart_that_needs_a_new_job_and_cannot_write_is_told_and_can_be_tried_again(start, kernelspec, tmp_path):
+    state_dir, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    kernel = start(kernelspec(state_dir=str(state_dir)))
+    slurm("scancel", kernel.job_id)
+    assert "it was cancelled" in told(kernel)
+    state_dir.rename(elsewhere)
+    state_dir.touch()
+    kernel.restart()
+    for _ in range(2):
+        assert "`state_dir`" in told(kernel)
+    state_dir.unlink()
+    elsewhere.rename(state_dir)
+    kernel.restart()
+    assert kernel.run("6 * 7") == "42"
+    assert len(jobs_of(kernel.manager)) == 2
+
+
 def test_a_run_directory_that_vanishes_while_the_job_is_queued(kernelspec, tmp_path):
-    with pytest.raises(JobError) as caught:
-        launched(kernelspec(state_dir=str(tmp_path / "state"), **QUEUED), tmp_path / "state", shutil.rmtree)
-    assert "`state_dir`" in str(caught.value)
+    error = launched(kernelspec(state_dir=str(tmp_path / "state"), **QUEUED), tmp_path / "state", shutil.rmtree)
+    assert "`state_dir`" in error
     queue_empties()
 
 
@@ -131,24 +141,23 @@ def test_a_connection_file_that_is_not_ours_is_passed_over(kernelspec, tmp_path,
         (run_dir / "connection.json").write_bytes(text.encode(errors="surrogateescape"))
 
     state_dir = tmp_path / "state"
-    assert launched(kernelspec(state_dir=str(state_dir), **QUEUED), state_dir, meddle) == "ok"
+    assert launched(kernelspec(state_dir=str(state_dir), **QUEUED), state_dir, meddle) == "2"
 
 
 def test_files_of_a_former_launch_are_passed_over(kernelspec, tmp_path):
     """A kernel's folder that its last launch left behind, a failure say, is used again."""
     state_dir = tmp_path / "state"
 
+    run_dir = state_dir / "a-kernel-of-old"
+    run_dir.mkdir(parents=True)
+    (run_dir / "connection.json").write_text(OTHERS["another launch's"])
+    (run_dir / "request.json").write_text('{"protocol": 1}')
+    (run_dir / "job.log").write_text("a story of old\n")
+
     async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(state_dir)))
-        manager.kernel_id = "a-kernel-of-old"
-        run_dir = state_dir / "a-kernel-of-old"
-        run_dir.mkdir(parents=True)
-        (run_dir / "connection.json").write_text(OTHERS["another launch's"])
-        (run_dir / "request.json").write_text('{"protocol": 1}')
-        (run_dir / "job.log").write_text("a story of old\n")
-        await manager.start_kernel()
-        assert "of old" not in (run_dir / "job.log").read_text()
-        await manager.shutdown_kernel()
+        async with watched(kernelspec(state_dir=str(state_dir)), kernel_id=run_dir.name) as kernel:
+            assert await kernel.run("6 * 7") == "42"
+            assert "of old" not in (run_dir / "job.log").read_text()
 
     asyncio.run(main())
 
@@ -157,17 +166,15 @@ def test_a_request_that_a_slow_file_system_shows_late(kernelspec, tmp_path):
     hidden = tmp_path / "hidden.json"
 
     async def main() -> None:
-        manager = AsyncKernelManager(kernel_name=kernelspec(state_dir=str(tmp_path / "state"), **QUEUED))
-        launch = await launching(manager, "PENDING")
-        request = tmp_path / "state" / manager.kernel_id / "request.json"
-        request.rename(hidden)
-        start_now(queue()[0].split()[0])
-        await asyncio.to_thread(eventually, lambda: "RUNNING" in queue()[0], "a job that runs")
-        half = hidden.read_bytes()[:100]
-        request.write_bytes(half)
-        hidden.rename(request)
-        await launch
-        await manager.shutdown_kernel()
+        async with watched(kernelspec(state_dir=str(tmp_path / "state"), **QUEUED), queued=True) as kernel:
+            request = tmp_path / "state" / kernel.manager.kernel_id / "request.json"
+            request.rename(hidden)
+            start_now(kernel.job_id)
+            await asyncio.to_thread(eventually, lambda: "RUNNING" in queue()[0], "a job that runs")
+            half = hidden.read_bytes()[:100]
+            request.write_bytes(half)
+            hidden.rename(request)
+            assert await kernel.run("6 * 7") == "42"
 
     asyncio.run(main())
 

@@ -1,4 +1,5 @@
-"""A launch that is broken off, by whomever and at whatever moment, leaves no job."""
+"""A launch that is broken off, by whomever and at whatever moment, leaves no job: where it blocks, and where it returns
+while its job is queued."""
 
 from __future__ import annotations
 
@@ -13,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import eventually, queue, queue_empties, remove_folders_of_the_killed
+from conftest import QUEUED, eventually, queue, queue_empties, remove_folders_of_the_killed, start_now
 from jupyter_client.manager import AsyncKernelManager
 from servers import running_server
 from stand_ins import StandIns
-from tools import QUEUED, start_now
-from watched import until
+from watched import until, watched
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,25 @@ MOMENTS = {
 }
 
 
+#: Those at which there is a job, and a launch that does not wait for it has returned.
+LATER = [name for name, moment in MOMENTS.items() if moment.sbatch == ":"]
+
+
 @pytest.fixture
 def stage(kernelspec, commands, tmp_path) -> Callable[[str], tuple[str, Callable[[], bool]]]:
     """A kernelspec whose launch comes as far as a moment, and whether it has."""
 
-    def stage(name: str) -> tuple[str, Callable[[], bool]]:
+    def stage(name: str, start: str = "now") -> tuple[str, Callable[[], bool]]:
         moment = MOMENTS[name]
         commands.fail(moment.sbatch, "sbatch")
         state_dir = tmp_path / "state"
         spec = kernelspec(
-            argv=moment.argv, slurm_bin=str(commands), state_dir=str(state_dir), lease="2s", **moment.config
+            argv=moment.argv,
+            slurm_bin=str(commands),
+            state_dir=str(state_dir),
+            lease="2s",
+            start=start,
+            **moment.config,
         )
         begun = (commands.folder / "sbatch.begun").exists
         reached = {
@@ -76,7 +85,7 @@ def stage(kernelspec, commands, tmp_path) -> Callable[[str], tuple[str, Callable
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_cancelled(stage, commands, moment):
-    name, reached = stage(moment)
+    name, reached = stage(moment, "block")
 
     async def main() -> None:
         launch = asyncio.ensure_future(AsyncKernelManager(kernel_name=name).start_kernel())
@@ -89,8 +98,25 @@ def test_cancelled(stage, commands, moment):
     nothing_follows(commands)
 
 
-def test_cancelled_at_many_moments(kernelspec):
-    name = kernelspec()
+@pytest.mark.parametrize("now", [False, True], ids=["shutdown", "shutdown now"])
+@pytest.mark.parametrize("moment", LATER)
+def test_shut_down(stage, commands, moment, now):
+    name, reached = stage(moment)
+
+    async def main() -> None:
+        async with watched(name, queued=True) as kernel:
+            cell = kernel.cell("1 + 1")
+            await until(reached, moment)
+            await kernel.manager.shutdown_kernel(now=now)
+            assert cell.printed == ""
+
+    asyncio.run(main())
+    nothing_follows(commands)
+
+
+@pytest.mark.parametrize("start", ["block", "now"])
+def test_cancelled_at_many_moments(kernelspec, start):
+    name = kernelspec(start=start)
 
     async def one(delay: float) -> None:
         manager = AsyncKernelManager(kernel_name=name)
@@ -144,16 +170,18 @@ def broken_off(commands: StandIns, argv: list[str], reached: Callable[[], bool],
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=lambda each: each.name)
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_script_that_gets(stage, commands, tmp_path, moment, signum):
-    name, reached = stage(moment)
+@pytest.mark.parametrize(
+    "when", [*((each, "block") for each in MOMENTS), *((each, "now") for each in LATER)], ids=", ".join
+)
+def test_a_script_that_gets(stage, commands, tmp_path, when, signum):
+    name, reached = stage(*when)
     broken_off(commands, [sys.executable, "-c", SCRIPT, name, str(tmp_path / "up")], reached, signum)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 def test_a_script_with_a_kernel_that_gets(kernelspec, commands, tmp_path, signum):
     up = tmp_path / "up"
-    broken_off(commands, [sys.executable, "-c", SCRIPT, kernelspec(), str(up)], up.exists, signum)
+    broken_off(commands, [sys.executable, "-c", SCRIPT, kernelspec(start="block"), str(up)], up.exists, signum)
 
 
 def everything_of(pid: int) -> list[int]:
@@ -170,7 +198,7 @@ def everything_of(pid: int) -> list[int]:
 def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
     """Not even a process that looks after the server's jobs is left: the lease ends them."""
     up = tmp_path / "up"
-    name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {}))
+    name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {"start": "block"}))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(up)], start_new_session=True)
     try:
         job = eventually(queue, "a job")[0]
@@ -187,23 +215,42 @@ def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
     remove_folders_of_the_killed()
 
 
-@pytest.mark.parametrize("moment", ["before sbatch answers", "while it is queued", "while its job starts"])
-def test_ctrl_c_to_jupyter_run(stage, commands, tmp_path, moment):
-    name, reached = stage(moment)
+@pytest.mark.parametrize(
+    "when",
+    [
+        ("before sbatch answers", "now"),
+        ("while it is queued", "now"),
+        ("while it is queued", "block"),
+        ("while its job starts", "now"),
+    ],
+    ids=", ".join,
+)
+def test_ctrl_c_to_jupyter_run(stage, commands, tmp_path, when):
+    name, reached = stage(*when)
     (tmp_path / "cell.py").write_text("1 + 1")
     argv = [sys.executable, "-m", "jupyter", "run", f"--kernel={name}", str(tmp_path / "cell.py")]
     broken_off(commands, argv, reached, signal.SIGINT)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
-@pytest.mark.parametrize("moment", ["before sbatch answers", "while it is queued", "while its kernel starts"])
-def test_a_jupyter_server_that_gets(stage, commands, tmp_path, moment, signum):
-    name, reached = stage(moment)
+@pytest.mark.parametrize(
+    "when",
+    [
+        ("before sbatch answers", "now"),
+        ("while it is queued", "now"),
+        ("while it is queued", "block"),
+        ("while its kernel starts", "now"),
+        ("while its kernel starts", "block"),
+    ],
+    ids=", ".join,
+)
+def test_a_jupyter_server_that_gets(stage, commands, tmp_path, when, signum):
+    name, reached = stage(*when)
     with running_server(tmp_path) as server:
 
         async def main() -> None:
             session = asyncio.ensure_future(server.new_session(name))
-            await until(reached, moment)
+            await until(reached, when[0])
             server.process.send_signal(signum)
             await asyncio.gather(session, return_exceptions=True)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import eventually, launching, queue, queue_empties, refused, slurm
+from conftest import QUEUED, eventually, launching, queue, queue_empties, refused
 from jupyter_client.manager import AsyncKernelManager
-from tools import QUEUED, impatient
+from tools import impatient, jobs_of
 
 from slurm_provisioner.errors import CommandError
 
@@ -27,19 +27,13 @@ def _impatient(monkeypatch):
     impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=1.5)
 
 
-def submitted(manager) -> int:
-    """How many jobs were ever submitted for a kernel."""
-    names = slurm("squeue", "--noheader", "--me", "--states=all", "--format=%j").split()
-    return len([name for name in names if manager.kernel_id[:8] in name])
-
-
 @pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
 def test_its_job_is_found_and_used(start, kernelspec, commands, lost):
     commands.fail(f"{SUBMIT}; {lost}", "sbatch")
     kernel = start(kernelspec(slurm_bin=str(commands)))
     assert kernel.run("import os; os.environ['SLURM_JOB_ID']") == f"'{kernel.job_id}'"
     assert [job.split()[0] for job in queue()] == [kernel.job_id]
-    assert submitted(kernel.manager) == 1
+    assert jobs_of(kernel.manager) == [kernel.job_id]
 
 
 def late(seconds: float) -> str:
@@ -54,7 +48,7 @@ def test_a_job_that_the_controller_takes_late_is_found_and_used(start, kernelspe
     commands.fail(late(0.7), "sbatch")
     kernel = start(kernelspec(slurm_bin=str(commands)))
     assert kernel.run("6 * 7") == "42"
-    assert submitted(kernel.manager) == 1
+    assert jobs_of(kernel.manager) == [kernel.job_id]
 
 
 def test_a_job_that_the_controller_takes_too_late_comes_to_nothing(kernelspec, commands):

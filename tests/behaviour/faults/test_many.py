@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import resource
 
 import pytest
-from conftest import queue, queue_empties
-from jupyter_client.multikernelmanager import AsyncMultiKernelManager
-from tools import QUEUED, start_now
+from conftest import QUEUED, queue, queue_empties, start_now
+from watched import JOB_ID, watched
 
 from slurm_provisioner.errors import SubmissionError
 
@@ -27,6 +30,15 @@ def at_once(trace: str) -> int:
     return most
 
 
+@pytest.fixture(autouse=True)
+def _as_many_files_as_a_server_may_open():
+    """What jupyter_server asks for when it starts (`min_open_files_limit`)."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.timeout(240)
 def test_many_kernels_start_together(kernelspec, commands):
     commands.fail(TRACED, "sbatch", "squeue")
@@ -38,14 +50,14 @@ def test_many_kernels_start_together(kernelspec, commands):
     )
 
     async def main() -> None:
-        manager = AsyncMultiKernelManager()
+        async with contextlib.AsyncExitStack() as kernels:
 
-        async def job_of(name: str) -> str:
-            kernel_id = await manager.start_kernel(kernel_name=name)
-            return manager.get_kernel(kernel_id).provisioner.job_id
+            async def job_of(name: str) -> str:
+                kernel = await kernels.enter_async_context(watched(name, queued=True))
+                assert await kernel.run(JOB_ID) == kernel.job_id
+                return kernel.job_id
 
-        waiting = asyncio.ensure_future(job_of(queued))
-        try:
+            waiting = asyncio.ensure_future(job_of(queued))
             launches = [job_of(bad), *(job_of(good) for _ in range(COUNT))]
             refusal, *jobs = await asyncio.gather(*launches, return_exceptions=True)
             assert isinstance(refusal, SubmissionError)
@@ -55,8 +67,7 @@ def test_many_kernels_start_together(kernelspec, commands):
             assert not waiting.done()
             start_now(next(job.split()[0] for job in queue() if "PENDING" in job))
             assert await waiting not in jobs
-        finally:
-            await manager.shutdown_all()
+            logging.getLogger("tests").info("%d open files", len(os.listdir("/proc/self/fd")))
 
     asyncio.run(main())
     queue_empties()

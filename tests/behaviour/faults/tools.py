@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
+from typing import Any
 
 import pytest
 from conftest import Kernel, control, eventually, slurm
@@ -12,14 +14,6 @@ from stand_ins import StandIns
 
 from slurm_provisioner.loop import background_loop
 from slurm_provisioner.transport.local import LocalTransport
-
-#: What a kernelspec has for a job that waits in the queue.
-QUEUED = {"sbatch": {"begin": "now+1hour"}}
-
-
-def start_now(job_id: str) -> None:
-    """Let a `QUEUED` job start."""
-    slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now")
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -42,8 +36,8 @@ def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
     eventually(lambda: len(commands.calls(program)) >= wanted, f"{times} calls of {program}", timeout=60)
 
 
-def cut_link(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break the connection with a kernel's supervisor, and let no other be made with it; those of clients stay."""
+def cut_link(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the connections with a kernel's supervisor, and let no others be made; those of clients stay."""
     link = kernel.manager.provisioner._job._link
     connect, cut = LocalTransport.connect, link._target.port
 
@@ -64,3 +58,30 @@ def node_of(job_id: str) -> str:
 def warnings(caplog: pytest.LogCaptureFixture) -> str:
     """What the log has for the user to read."""
     return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
+
+
+def plain(text: str) -> str:
+    """An error without colours, on one line: how its lines are broken is not what the tests are about."""
+    return " ".join(re.sub(r"\x1b\[\d+m", "", text).split())
+
+
+def told(kernel: Kernel, code: str = "import time; time.sleep(600)", *, timeout: float = 30, alive: bool = True) -> str:
+    """What a cell ends with that outlives its job, or ends its kernel.
+
+    Parameters
+    ----------
+    alive : bool
+        What jupyter_client is told then: it restarts unasked what is not, and a new job is the user's choice.
+    """
+    with pytest.raises(RuntimeError) as caught:
+        kernel.run(code, timeout=timeout)
+    eventually(lambda: kernel.manager.is_alive() == alive, "that jupyter_client is told", timeout=2)
+    return plain(str(caught.value))
+
+
+def jobs_of(manager: Any) -> list[str]:
+    """All jobs that were ever submitted for a kernel."""
+    jobs = [
+        line.split() for line in slurm("squeue", "--noheader", "--me", "--states=all", "--format=%A %j").splitlines()
+    ]
+    return [job_id for job_id, name in jobs if manager.kernel_id[:8] in name]
