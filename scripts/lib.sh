@@ -59,6 +59,15 @@ ensure_env() {
     )
 }
 
+# The browser of the tests; Playwright's own would be a download that not every machine may make.
+ensure_chromium() {
+    command -v chromium > /dev/null && return
+    { [ -n "$am_root" ] && command -v apt-get > /dev/null; } || fail "Chromium is needed (Debian: apt-get install chromium)."
+    say "Installing chromium"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium > /dev/null
+}
+
 # Sets `user`, the ordinary user to work as, and the environment of a Slurm that answers; brings one up if there is none.
 ensure_slurm() {
     if [ -z "$am_root" ]; then
