@@ -1,4 +1,4 @@
-"""Measure what a user feels of a kernel, three ways to it side by side; print medians and ratios.
+"""Measure what a user feels of a kernel, several ways to it side by side; print medians and ratios.
 
 Rounds go through the ways in turn, so that the machine's moods meet all of them.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
-from subjects import Bare, Local, Slurm, jobs
+from subjects import Bare, Fronted, Local, Slurm, jobs
 
 ROWS = {
     "start_kernel returns": "s",
@@ -36,6 +36,12 @@ from IPython.display import display
 for _ in range(20):
     display({"text/plain": "x" * 10_000_000}, raw=True)
 """
+#: The last one is what our endpoints cost by themselves.
+RATIOS = {
+    "slurm/bare": (Slurm.name, Bare.name),
+    "slurm/local": (Slurm.name, Local.name),
+    "front/local": (Fronted.name, Local.name),
+}
 SCALE = {"s": 1.0, "ms": 1000.0}
 
 
@@ -96,9 +102,7 @@ def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool
 
 
 def table(medians: dict[str, dict[str, float]], names: list[str]) -> str:
-    slurm = Slurm.name
-    others = [name for name in names if name != slurm]
-    head = f"{'':26}" + "".join(f"{name:>14}" for name in names) + "".join(f"{'/ ' + name:>14}" for name in others)
+    head = f"{'':26}" + "".join(f"{name:>14}" for name in [*names, *RATIOS])
     lines = [head]
     for row, unit in ROWS.items():
         values = medians.get(row, {})
@@ -107,8 +111,8 @@ def table(medians: dict[str, dict[str, float]], names: list[str]) -> str:
         line = f"{row:26}"
         for name in names:
             line += f"{values[name] * SCALE[unit]:>11.2f} {unit:2}" if name in values else f"{'-':>14}"
-        for name in others:
-            line += f"{values[slurm] / values[name]:>14.2f}" if name in values and slurm in values else f"{'-':>14}"
+        for one, other in RATIOS.values():
+            line += f"{values[one] / values[other]:>14.2f}" if {one, other} <= values.keys() else f"{'-':>14}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -120,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the medians as JSON")
     options = parser.parse_args()
 
-    subjects = [Bare, Local, Slurm]
+    subjects = [Bare, Local, Fronted, Slurm]
     samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in range(options.rounds):
         for kind in subjects:

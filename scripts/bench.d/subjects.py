@@ -1,4 +1,4 @@
-"""What is measured: three ways to a kernel, with the same few verbs."""
+"""What is measured: ways to a kernel, with the same few verbs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
+
+from slurm_provisioner.front import Front
+from slurm_provisioner.loop import background_loop
 
 RESOURCES = {"time": "20", "mem": "1G", "cpus_per_task": 1}
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -49,6 +53,51 @@ class Local:
 
     def shutdown(self) -> None:
         self.manager.shutdown_kernel()
+
+
+class Fronted(Local):
+    """The same behind our endpoints, which is what they cost."""
+
+    name = "local + front"
+
+    def start(self) -> None:
+        self.manager = KernelManager(transport="ipc")
+        self.manager._kernel_spec = KernelSpec(argv=ARGV, language="python", display_name=self.name)
+        self.manager.start_kernel()
+        self._ask(self._open())
+
+    async def _open(self) -> None:
+        session = self.manager.session
+        info = {"status": "ok", "protocol_version": "5.3", "language_info": {"name": "python"}}
+        self.front = Front(session.key, session.signature_scheme, info, self)
+        await self.front.open()
+        self.front.attach(self.manager.get_connection_info())
+
+    def up(self, info: Mapping[str, Any]) -> None:
+        """The kernel answers."""
+
+    def watched(self, whether: bool) -> None:
+        """A cell waits for it, or none does any more."""
+
+    def connect(self) -> BlockingKernelClient:
+        client = BlockingKernelClient()
+        client.load_connection_info({**self.manager.get_connection_info(), **self.front.endpoints})
+        return connected(client)
+
+    def restart(self) -> None:
+        super().restart()
+        self._ask(self._attach_again())
+
+    async def _attach_again(self) -> None:
+        await self.front.detach("", None)
+        self.front.attach(self.manager.get_connection_info())
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._ask(self.front.aclose())
+
+    def _ask(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        background_loop().submit(coroutine).result(60)
 
 
 class Slurm(Local):
