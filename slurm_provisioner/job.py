@@ -104,7 +104,7 @@ class KernelJob:
         try:
             await self._start(herald, config, command, new_job=new_job)
             if config.start == "block" and self._rise is not None:
-                await self._rise
+                await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
         except SlurmProvisionerError as error:
             if first:
                 raise
@@ -138,6 +138,7 @@ class KernelJob:
             if not now.record.reached.is_set():
                 return True  # it is on its way already
             self._rise.cancel()
+            self._rise = None
         try:
             await now.restart(command)
         except asyncio.CancelledError:

@@ -101,6 +101,7 @@ def test_interrupt_while_queued_keeps_the_jobs_place(start, kernelspec):
     job = queue()
     cells = [Cell(kernel.client, JOB_ID), Cell(kernel.client, "print('never')")]
     cells[0].until("queued")
+    kernel.client.kernel_info(reply=True, timeout=10)  # both cells have come: requests are taken in their order
     kernel.manager.interrupt_kernel()
     assert re.search("KeyboardInterrupt.*interrupted before it ran", cells[0].end())
     assert "queued" in cells[0].text, "it says where the job is"
