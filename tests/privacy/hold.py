@@ -1,6 +1,6 @@
 """Run by one user: starts a kernel, has it print a secret over and over, and holds it until standard input ends.
 
-python hold.py KERNEL MARKER
+python hold.py KERNEL SEEN    until a message of the type SEEN has come, such as "stream"; the secret is a line of input
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ def main() -> None:
     client.start_channels()
     client.wait_for_ready(timeout=60)
     client.execute(f"import time\nwhile True: print({marker!r}, flush=True); time.sleep(0.05)")
+    while client.get_iopub_msg(timeout=60)["msg_type"] != sys.argv[2]:
+        pass
     job = getattr(manager.provisioner, "_job", None)
     told = {
         "key": manager.session.key.decode(),

@@ -54,7 +54,7 @@ def hold() -> Iterator[Callable[..., dict[str, Any]]]:
     kernels = Path(pwd.getpwnam(OWNER).pw_dir) / ".local/share/jupyter/kernels"
     user = pwd.getpwnam(OWNER)
 
-    def hold(metadata: dict[str, Any]) -> dict[str, Any]:
+    def hold(metadata: dict[str, Any], seen: str = "stream") -> dict[str, Any]:
         ports = [port for _, port in listening()]
         subprocess.run(as_user(OWNER, "mkdir", "-p", str(kernels)), check=True, timeout=60)
         spec = kernels / "privacy"
@@ -66,7 +66,7 @@ def hold() -> Iterator[Callable[..., dict[str, Any]]]:
             os.chown(path, user.pw_uid, user.pw_gid)
         marker = f"output-{secrets.token_hex(8)}"
         process = subprocess.Popen(
-            as_user(OWNER, sys.executable, str(HERE / "hold.py"), "privacy"),
+            as_user(OWNER, sys.executable, str(HERE / "hold.py"), "privacy", seen),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -118,6 +118,14 @@ def test_nothing_of_a_slurm_kernel_can_be_read(hold):
     # and nobody was kept out by chance: files are private one by one, too
     for path in [Path(asked["run_dir"]), *Path(asked["run_dir"]).iterdir()]:
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_nothing_of_a_kernel_that_waits_can_be_read(hold):
+    config = {"time": "10", "mem": "500M", "sbatch": {"begin": "now+1hour"}}
+    metadata = {"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": config}}
+    asked = hold(metadata, seen="display_data")
+    asked["secrets"]["private key"] = asked["private_key"].splitlines()[1]
+    assert scan(asked) == []
 
 
 def test_nothing_secret_in_script_or_accounting_even_for_root(hold):
