@@ -22,6 +22,10 @@ __all__ = ["CHANNELS", "Endpoints"]
 #: The kernel's channels, in the order of their endpoints' numbers, which are their "ports".
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
+#: Turns of the event loop until a connection that waited is accepted and made. asyncio forgets the socket of one that
+#: is not, when its server is closed (Python 3.11, `Server._attach`).
+_TURNS = 4
+
 
 class Endpoints:
     """Where a kernel's front connects, for as long as the kernel object lives.
@@ -37,7 +41,7 @@ class Endpoints:
         self._folder: PrivateFolder | None = None
         self._servers: dict[str, asyncio.Server] = {}
         self._ports: dict[str, int] = {}
-        self._connected = False
+        self._connected = self._closed = False
         self._streams: dict[Stream, asyncio.Task[None] | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # A supervisor knows by the first half of a stream's name which others are of the same server side.
@@ -103,18 +107,23 @@ class Endpoints:
 
     async def aclose(self) -> None:
         """Close and remove everything."""
+        if self._folder is not None:
+            self._folder.remove()  # nobody connects any more
+            self._folder = None
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+        self._closed = True
         for server in self._servers.values():
             server.close()
         self._servers.clear()
         self.hang_up()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._folder is not None:
-            self._folder.remove()
-            self._folder = None
 
     def _begin(self, stream: Stream) -> None:
         self._streams[stream] = None
-        if self._connected:
+        if self._closed:  # it was accepted a moment before, and is made only now
+            stream.close()
+        elif self._connected:
             task = self._streams[stream] = asyncio.ensure_future(self._carry(stream))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

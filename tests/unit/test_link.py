@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +475,23 @@ def test_a_stranger_at_the_supervisors_address_is_not_spoken_to(tmp_path):
             assert supervisor.writers == []
             writer.close()
             linked.link.detach()
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_who_connects_as_it_is_closed_is_hung_up(turns):
+    async def main():
+        link = Link(LocalTransport(), log)
+        await link.open()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            client.connect(f"{link.endpoints['ip']}-4")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await link.aclose()
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
     run(main())
 
