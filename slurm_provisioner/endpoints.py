@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from .folder import PrivateFolder, private_folder
+from .folder import PrivateFolder, connection_info, private_folder
 from .stream import Stream
 
 __all__ = ["CHANNELS", "Endpoints"]
@@ -79,11 +79,7 @@ class Endpoints:
     @property
     def info(self) -> dict[str, Any]:
         """Where they are, in the terms of Jupyter's connection files."""
-        return {
-            "transport": "ipc" if self._folder else "tcp",
-            "ip": f"{self._folder.path}/k" if self._folder else "127.0.0.1",
-            **{f"{channel}_port": port for channel, port in self._ports.items()},
-        }
+        return connection_info(self._folder, self._ports)
 
     def connect(self) -> None:
         """Carry all streams on: the job can be reached."""

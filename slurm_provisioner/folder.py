@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import LinkError
 from .guard import guard
 
-__all__ = ["PrivateFolder", "private_folder"]
+__all__ = ["PrivateFolder", "connection_info", "private_folder"]
 
 #: Bytes of a unix socket's path at most (`sun_path`), and those that a name in the folder may have.
 _PATH_BYTES, _NAME_BYTES = 107, 12
@@ -38,6 +40,23 @@ class PrivateFolder:
         """Remove it with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._unguard()
+
+
+def connection_info(folder: PrivateFolder | None, ports: Mapping[str, int]) -> dict[str, Any]:
+    """Return where sockets are, in the terms of Jupyter's connection files.
+
+    Parameters
+    ----------
+    folder : PrivateFolder or None
+        Where they are bound as ``k-1``, ``k-2`` …; None if they are on loopback.
+    ports : mapping
+        Each channel's port, or the number in its file's name.
+    """
+    return {
+        "transport": "ipc" if folder else "tcp",
+        "ip": f"{folder.path}/k" if folder else "127.0.0.1",
+        **{f"{channel}_port": port for channel, port in ports.items()},
+    }
 
 
 def _make() -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ..errors import SlurmProvisionerError
-from ..folder import private_folder
+from ..folder import connection_info, private_folder
 from . import notice, thread
 from .messages import Codec
 from .sockets import CHANNELS, Sockets
@@ -54,11 +54,7 @@ class Front:
     @property
     def endpoints(self) -> dict[str, Any]:
         """Where clients connect, in the terms of Jupyter's connection files."""
-        return {
-            "transport": "ipc" if self._folder else "tcp",
-            "ip": f"{self._folder.path}/k" if self._folder else "127.0.0.1",
-            **{f"{channel}_port": port for channel, port in self._ports.items()},
-        }
+        return connection_info(self._folder, self._ports)
 
     def tell(self, line: str) -> None:
         """Have cells that wait for the kernel show where its job is."""
