@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from .batch import PROGRESS
-from .transport import Transport
+from .transport import Node, Transport
 
 __all__ = ["Arrival", "await_supervisor"]
+
+
+_CONNECTION = "connection.json"
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,15 @@ class Arrival:
 
     Attributes
     ----------
-    node : str
-        Slurm's name of its node.
+    node : Node
+        Its node.
     hosts : tuple of str
         Addresses to reach it by.
     port : int
         Its TLS port.
     """
 
-    node: str
+    node: Node
     hosts: tuple[str, ...]
     port: int
 
@@ -38,15 +41,14 @@ async def await_supervisor(transport: Transport, run_dir: str, nonce: str, doing
     The first step is the news that the job runs. A connection file may be half there, or another launch's: some file
     systems are late.
     """
-    known = {"connection.json": b"", PROGRESS: b""}
-    while True:
-        name, content = await transport.await_file(run_dir, known)
-        known[name] = content
-        if name == PROGRESS:
-            if steps := content.decode(errors="replace").split("\n")[:-1]:  # the last line may be half there
-                doing(steps[-1])
-        elif (arrival := _read(content, nonce)) is not None:
-            return arrival
+    async with aclosing(transport.news(run_dir, (PROGRESS, _CONNECTION))) as news:
+        async for name, content in news:
+            if name == PROGRESS:
+                if steps := content.decode(errors="replace").split("\n")[:-1]:  # the last line may be half there
+                    doing(steps[-1])
+            elif (arrival := _read(content, nonce)) is not None:
+                return arrival
+    raise AssertionError("there is no end of news")
 
 
 def _read(content: bytes, nonce: str) -> Arrival | None:
@@ -54,5 +56,6 @@ def _read(content: bytes, nonce: str) -> Arrival | None:
     with suppress(ValueError, TypeError, KeyError):
         document = json.loads(content)
         if document["nonce"] == nonce:
-            return Arrival(str(document["node"]), tuple(map(str, document["hosts"])), int(document["port"]))
+            node = Node(str(document["node"]), tuple(map(str, document["ssh_host_keys"])))
+            return Arrival(node, tuple(map(str, document["hosts"])), int(document["port"]))
     return None

@@ -1053,6 +1053,17 @@ async def choose_address(request: Request, run_dir: str) -> Tuple[str, List[str]
     return ("::" if own and all(":" in address for address in own) else "0.0.0.0"), hosts  # noqa: S104 (mutual TLS)
 
 
+def ssh_host_keys(folder: str = "/etc/ssh") -> List[str]:
+    """Return the public keys of this node's SSH server, for those who come that way: they may not know it."""
+    keys = []
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if re.match("ssh_host_.*_key\\.pub$", name):
+                with suppress(LauncherError):
+                    keys.append(" ".join(read_text(os.path.join(folder, name)).split()[:2]))
+    return [key for key in keys if " " in key]
+
+
 def publish(run_dir: str, document: Json) -> None:
     """Write ``connection.json``, whole or not at all."""
     path = os.path.join(run_dir, "connection.json")
@@ -1256,7 +1267,8 @@ class Supervisor:
             address, hosts = await choose_address(self.request, run_dir)
             port = await self.port.open(address, self.request, self.private)
             python = "{}.{}.{}".format(*sys.version_info)
-            publish(run_dir, {**self.whoami, "hosts": hosts, "port": port, "pid": os.getpid(), "python": python})
+            whereabouts = {"hosts": hosts, "port": port, "ssh_host_keys": ssh_host_keys()}
+            publish(run_dir, {**self.whoami, **whereabouts, "pid": os.getpid(), "python": python})
             self.alone.begin()
             code = await self.ending
         finally:

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from .credentials import Identity, client_contexts
 from .endpoints import CHANNELS, Endpoints
-from .errors import LinkError, RefusedError
+from .errors import LinkError, LoginHostError, RefusedError
 from .loop import first
 from .stream import Carrier, Stream
-from .transport import Transport
+from .transport import Node, Route, Transport
 
 __all__ = ["Link", "Listener", "Target"]
 
@@ -45,6 +45,8 @@ class Target:
 
     Attributes
     ----------
+    node : Node
+        Its node.
     hosts : tuple of str
         Its addresses, any of which may be the one that can be reached.
     port : int
@@ -57,6 +59,7 @@ class Target:
         Seconds between two signs of life that keep its lease.
     """
 
+    node: Node
     hosts: tuple[str, ...]
     port: int
     identity: Identity
@@ -91,6 +94,7 @@ class Link:
         self._endpoints = Endpoints(self._carry)
         self._target: Target | None = None
         self._host: str | None = None
+        self._routes: dict[str, Route] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._detached = asyncio.Event()
         self._connected = asyncio.Event()
@@ -129,8 +133,7 @@ class Link:
 
     async def _dial(self, channel: str, carrier: Carrier) -> None:
         assert self._host is not None
-        assert self._target is not None
-        sock = await asyncio.wait_for(self._transport.connect(self._host, self._target.port), CONNECT_TIMEOUT)
+        sock = await asyncio.wait_for(self._routes[self._host].connect(), CONNECT_TIMEOUT)
         await asyncio.get_running_loop().create_connection(
             lambda: carrier,
             sock=sock,
@@ -143,6 +146,7 @@ class Link:
         """Connect the endpoints to a supervisor, and stay connected to it until `detach`."""
         self.detach()
         self._target = target
+        self._routes = {host: self._transport.route(target.node, host, target.port) for host in target.hosts}
         self.lost_in_silence, self.last_sent = False, 0.0
         self._contexts = client_contexts(
             target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR), directory=self._endpoints.directory
@@ -154,6 +158,9 @@ class Link:
         """Let go of the supervisor, and end what clients had with it. The endpoints stay, and hold what connects."""
         self._detached.set()
         self._target = self._host = None
+        for route in self._routes.values():
+            route.close()
+        self._routes = {}
         self._contexts.clear()
         if self._keeper is not None:
             self._keeper.cancel()
@@ -217,7 +224,8 @@ class Link:
             try:
                 reader, writer = await self._reach(target)
             except (OSError, asyncio.TimeoutError) as error:
-                self.trouble = str(error) or "no answer"
+                words = error.summary.rstrip(".") if isinstance(error, LoginHostError) else str(error)
+                self.trouble = words or "no answer"
                 self.lost_in_silence &= not isinstance(error, ConnectionRefusedError)  # that is a word of the host
                 self._log.debug("The supervisor at %s:%d cannot be reached: %s", target.hosts, target.port, error)
             else:
@@ -229,7 +237,7 @@ class Link:
     async def _reach(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Try all addresses side by side, the one that worked before alone."""
         hosts = [self._host] if self._host is not None else list(target.hosts)
-        attempts = {asyncio.ensure_future(self._open_supervisor(host, target.port)): host for host in hosts}
+        attempts = {asyncio.ensure_future(self._open_supervisor(self._routes[host])): host for host in hosts}
         pending = set(attempts)
         failure: BaseException = OSError("it announced no address")
         try:
@@ -254,9 +262,9 @@ class Link:
                 if not isinstance(outcome, BaseException):
                     outcome[1].close()
 
-    async def _open_supervisor(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open_supervisor(self, route: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = self._contexts[SUPERVISOR]
-        sock = await self._transport.connect(host, port)
+        sock = await route.connect()
         return await asyncio.open_connection(
             sock=sock,
             ssl=context,

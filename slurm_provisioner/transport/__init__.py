@@ -1,13 +1,15 @@
-"""How commands and byte streams reach a cluster: one small seam, implemented by `local`."""
+"""How commands and byte streams reach a cluster: one small seam, implemented by `local` and `ssh`."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Account", "Completed", "Transport"]
+from ..errors import CommandTimeoutError
+
+__all__ = ["Account", "Completed", "Node", "Route", "Transport", "too_slow"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Completed:
     argv : tuple of str
         The command.
     returncode : int
-        Its exit code, negative for a signal.
+        Its exit code. Where a signal ended it: its number, negative, or by SSH with 128 added, as shells tell it.
     stdout, stderr : str
         Its output, decoded as UTF-8 with undecodable bytes replaced.
     """
@@ -44,6 +46,38 @@ class Completed:
     returncode: int
     stdout: str
     stderr: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A compute node.
+
+    Attributes
+    ----------
+    name : str
+        Slurm's name of it.
+    host_keys : tuple of str
+        The public keys of its SSH server, one line each, as a job of ours on it has read them.
+    """
+
+    name: str
+    host_keys: tuple[str, ...] = ()
+
+
+class Route(Protocol):
+    """The way to one port of a compute node."""
+
+    async def connect(self) -> socket.socket:
+        """Return a connected, non-blocking stream socket that carries bytes to that port.
+
+        Raises
+        ------
+        OSError
+            It cannot be reached.
+        """
+
+    def close(self) -> None:
+        """Give up what the way was made of; connections that are open may end."""
 
 
 class Transport(Protocol):
@@ -72,24 +106,26 @@ class Transport(Protocol):
             It did not end in time; it has been killed.
         """
 
-    async def await_file(self, directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes]:
-        """Wait, however long, for news in one of some small files; return its name and content.
+    def news(self, directory: str, names: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Tell, however long that takes, what is written to some small files: name and content, each time it changes.
 
         Parameters
         ----------
         directory : str
             Their folder, which may not be there yet.
-        known : mapping of str to bytes
-            Their names, and what was last read of each. An empty file is no news.
+        names : sequence of str
+            Their names. An empty file is no news.
         """
 
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """Return a connected, non-blocking stream socket that carries bytes to `host:port` as seen from the cluster.
+    def route(self, node: Node, host: str, port: int) -> Route:
+        """Return the way to a port of a compute node; close it when done.
 
-        Raises
-        ------
-        OSError
-            It cannot be reached.
+        Parameters
+        ----------
+        node : Node
+            The node.
+        host, port
+            Where it listens, as seen from the cluster.
         """
 
     def if_we_die(self, *argvs: Sequence[str]) -> Callable[[], None]:
@@ -97,3 +133,12 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Release everything."""
+
+
+def too_slow(argv: Sequence[str], timeout: float) -> CommandTimeoutError:
+    """Return the error of a command that took longer than it may."""
+    return CommandTimeoutError(
+        f"{argv[0]} did not answer within {timeout:g} s.",
+        argv=argv,
+        hint="The controller may be busy or down; `scontrol ping` tells.",
+    )

@@ -8,14 +8,14 @@ import getpass
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..environment import clean_environment
-from ..errors import CommandError, CommandNotFoundError, CommandTimeoutError
+from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
-from . import Account, Completed
+from . import Account, Completed, Node, Route, too_slow
 
 __all__ = ["LocalTransport"]
 
@@ -58,11 +58,7 @@ class LocalTransport:
         try:
             stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
         except asyncio.TimeoutError as error:
-            raise CommandTimeoutError(
-                f"{argv[0]} did not answer within {timeout:g} s.",
-                argv=argv,
-                hint="The controller may be busy or down; `scontrol ping` tells.",
-            ) from error
+            raise too_slow(argv, timeout) from error
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -77,21 +73,41 @@ class LocalTransport:
             stderr=stderr.decode(errors="replace"),
         )
 
-    async def await_file(self, directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes]:
+    async def news(self, directory: str, names: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Look again and again, in a worker thread: a hanging file system must not stop the loop."""
+        known = dict.fromkeys(names, b"")
         pause = _FIRST_LOOK
         while True:
-            found = await asyncio.to_thread(_first_news, directory, known)
-            if found is not None:
-                return found
+            for name, content in await asyncio.to_thread(_news, directory, known):
+                known[name] = content
+                pause = _FIRST_LOOK
+                yield name, content
             await asyncio.sleep(pause)
             pause = min(pause * _GROWTH, _LAST_LOOK)
 
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """Connect by TCP, whatever address family the host has."""
+    def route(self, node: Node, host: str, port: int) -> Route:  # noqa: ARG002  (the network knows the way)
+        """Return the way by TCP, whatever address family the host has."""
+        return _Route(host, port)
+
+    def if_we_die(self, *argvs: Sequence[str]) -> Callable[[], None]:
+        """Leave it to the guard of this process."""
+        return guard.add(*argvs)
+
+    async def aclose(self) -> None:
+        """Nothing is kept between calls."""
+
+
+class _Route:
+    """The way by TCP."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
+
+    async def connect(self) -> socket.socket:
+        """Try one address after another."""
         loop = asyncio.get_running_loop()
-        last: OSError = OSError(f"{host} has no address")
-        for family, kind, proto, _, address in await _addresses(host, port):
+        last: OSError = OSError(f"{self._address[0]} has no address")
+        for family, kind, proto, _, address in await _addresses(*self._address):
             sock = socket.socket(family, kind, proto)
             try:
                 sock.setblocking(False)
@@ -107,12 +123,8 @@ class LocalTransport:
                 return sock
         raise last
 
-    def if_we_die(self, *argvs: Sequence[str]) -> Callable[[], None]:
-        """Leave it to the guard of this process."""
-        return guard.add(*argvs)
-
-    async def aclose(self) -> None:
-        """Nothing is kept between calls."""
+    def close(self) -> None:
+        """Nothing is kept."""
 
 
 async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
@@ -135,16 +147,16 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _first_news(directory: str, known: Mapping[str, bytes]) -> tuple[str, bytes] | None:
+def _news(directory: str, known: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
     # Listing the folder makes an NFS client ask the server; opening a name that it believes missing does not.
     try:
         present = set(os.listdir(directory))  # noqa: PTH208  (names are all that is wanted)
     except OSError:
-        return None
-    for name, old in known.items():
-        if name in present:
-            with contextlib.suppress(OSError):
-                content = (Path(directory) / name).read_bytes()
-                if content and content != old:
-                    return name, content
-    return None
+        return []
+    news = []
+    for name in known.keys() & present:
+        with contextlib.suppress(OSError):
+            content = (Path(directory) / name).read_bytes()
+            if content and content != known[name]:
+                news.append((name, content))
+    return news

@@ -51,6 +51,19 @@ def test_the_file_system_of_a_path(path, expected):
     assert launcher.file_system(path, MOUNTS) == expected
 
 
+def test_the_keys_of_the_nodes_ssh_server(tmp_path):
+    for name, text in {
+        "ssh_host_rsa_key.pub": "ssh-rsa AAAAB3 root@n1\n",
+        "ssh_host_ed25519_key.pub": "ssh-ed25519 AAAAC3\n",
+        "ssh_host_ed25519_key": "PRIVATE",
+        "ssh_host_odd_key.pub": "\n",
+        "other.pub": "ssh-rsa AAAA",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert launcher.ssh_host_keys(str(tmp_path)) == ["ssh-ed25519 AAAAC3", "ssh-rsa AAAAB3"]
+    assert launcher.ssh_host_keys(str(tmp_path / "missing")) == []
+
+
 @given(st.text(), st.text())
 def test_odd_mounts_do_no_harm(path, mounts):
     assert isinstance(launcher.file_system(path, mounts), str)

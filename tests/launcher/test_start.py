@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from supervisors import CHANNELS, FAKE_ARGV, Job, eventually, mode
 
+from slurm_provisioner import launcher
+
 
 @pytest.mark.every_python
 def test_from_the_start_to_a_stop(job: Job):
@@ -47,6 +49,7 @@ def test_from_the_start_to_a_stop(job: Job):
             "node": os.uname().nodename,
             "hosts": ["127.0.0.1"],
             "port": port,
+            "ssh_host_keys": launcher.ssh_host_keys(),
             "pid": job.process.pid,
         }
         assert python.split(".")[0] == "3"

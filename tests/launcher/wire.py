@@ -15,6 +15,7 @@ from supervisors import CHANNELS, Job
 
 from slurm_provisioner.credentials import Identity
 from slurm_provisioner.link import Link, Target
+from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
 
 
@@ -130,7 +131,7 @@ class Linked:
         port = await self.wire.open()
         ours, theirs = self.job.credentials["server"], self.job.credentials["node"]
         identity = Identity(ours.certificate, ours.private_key)
-        self.link.attach(Target(("127.0.0.1",), port, identity, theirs.certificate, 60), self)
+        self.link.attach(Target(Node("n1"), ("127.0.0.1",), port, identity, theirs.certificate, 60), self)
         await self.until(lambda: self.link.connected)
         return self
 

@@ -6,8 +6,15 @@ import asyncio
 import json
 
 from slurm_provisioner.arrival import Arrival, await_supervisor
+from slurm_provisioner.transport import Node
 
-CONNECTION = {"nonce": "ours", "node": "c1", "hosts": ["10.0.0.1", "c1"], "port": 4711}
+CONNECTION = {
+    "nonce": "ours",
+    "node": "c1",
+    "hosts": ["10.0.0.1", "c1"],
+    "port": 4711,
+    "ssh_host_keys": ["ssh-ed25519 AAAA"],
+}
 
 
 class Files:
@@ -16,12 +23,10 @@ class Files:
     def __init__(self, *looks: tuple[str, object]) -> None:
         self.looks = list(looks)
 
-    async def await_file(self, directory, known):
-        while True:
-            name, content = self.looks.pop(0)
-            content = content if isinstance(content, bytes) else json.dumps(content).encode()
-            if known[name] != content:
-                return name, content
+    async def news(self, directory, names):
+        for name, content in self.looks:
+            assert name in names
+            yield name, content if isinstance(content, bytes) else json.dumps(content).encode()
 
 
 def arrives(*looks: tuple[str, object]) -> tuple[Arrival, list[str]]:
@@ -34,13 +39,20 @@ def test_the_script_tells_its_steps_and_the_connection_file_where_the_supervisor
     progress = [b"load", b"loading modules gcc/12\n", b"loading modules gcc/12\nrunning\xff\nstarting the sup"]
     looks = [*(("progress", each) for each in progress), ("connection.json", CONNECTION)]
     found, steps = arrives(*looks)
-    assert found == Arrival("c1", ("10.0.0.1", "c1"), 4711)
+    assert found == Arrival(Node("c1", ("ssh-ed25519 AAAA",)), ("10.0.0.1", "c1"), 4711)
     assert steps == ["loading modules gcc/12", "running\ufffd"]
 
 
 def test_files_that_are_not_whole_or_not_ours_are_looked_at_again():
     whole = json.dumps(CONNECTION).encode()
     others = {**CONNECTION, "nonce": "another launch's"}
-    odd = [{"nonce": "ours"}, {**CONNECTION, "port": None}, {**CONNECTION, "hosts": 5}, [], None]
+    odd = [
+        {"nonce": "ours"},
+        {**CONNECTION, "port": None},
+        {**CONNECTION, "hosts": 5},
+        {**CONNECTION, "ssh_host_keys": None},
+        [],
+        None,
+    ]
     looks = [("connection.json", each) for each in (b"{", whole[:40], others, *odd, CONNECTION)]
     assert arrives(*looks)[0].port == 4711

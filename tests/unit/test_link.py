@@ -28,6 +28,7 @@ from slurm_provisioner.endpoints import CHANNELS
 from slurm_provisioner.errors import LinkError, RefusedError
 from slurm_provisioner.link import Link, Target
 from slurm_provisioner.stream import END, GREETING, HEADER
+from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
 
 log = logging.getLogger("test")
@@ -112,7 +113,7 @@ class Supervisor:
                 writer.write(HEADER.pack(0, 0, END))
 
     def target(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), sign_of_life: float = 60) -> Target:
-        return Target(hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
+        return Target(Node("n1"), hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
 
 
 class Linked:
@@ -390,7 +391,7 @@ def test_a_call_without_answer_ends(tmp_path):
 def test_letting_go_ends_calls_that_wait_for_a_connection():
     async def main():
         async with Linked() as linked:
-            linked.link.attach(Target(("127.0.0.1",), 1, OURS, THEIRS.certificate, 60), linked)
+            linked.link.attach(Target(Node("n1"), ("127.0.0.1",), 1, OURS, THEIRS.certificate, 60), linked)
             call = asyncio.ensure_future(linked.link.call("status"))
             await asyncio.sleep(0.05)
             linked.link.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from slurm_provisioner.environment import clean_environment
 from slurm_provisioner.errors import CommandError, CommandNotFoundError, CommandTimeoutError
+from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
 
 
@@ -82,15 +84,15 @@ def test_what_changes_slurms_commands_is_taken_out():
 
 def test_a_file_is_seen_when_it_appears(tmp_path):
     async def appear():
-        known = {"a": b"", "b": b""}
-        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path / "later"), known))
-        await asyncio.sleep(0)
-        (tmp_path / "later").mkdir()
-        (tmp_path / "later" / "c").write_text("not this")
-        (tmp_path / "later" / "a").write_text("")
-        (tmp_path / "tmp").write_text("content")
-        (tmp_path / "tmp").rename(tmp_path / "later" / "b")
-        return await asyncio.wait_for(waiting, 10)
+        async with contextlib.aclosing(LocalTransport().news(str(tmp_path / "later"), ("a", "b"))) as news:
+            waiting = asyncio.ensure_future(anext(news))
+            await asyncio.sleep(0)
+            (tmp_path / "later").mkdir()
+            (tmp_path / "later" / "c").write_text("not this")
+            (tmp_path / "later" / "a").write_text("")
+            (tmp_path / "tmp").write_text("content")
+            (tmp_path / "tmp").rename(tmp_path / "later" / "b")
+            return await asyncio.wait_for(waiting, 10)
 
     assert run(appear()) == ("b", b"content")
 
@@ -99,14 +101,15 @@ def test_a_file_is_seen_when_it_changes(tmp_path):
     async def change():
         for name, content in {"a": "old", "b": "older"}.items():
             (tmp_path / name).write_text(content)
-        known = {"a": b"old", "b": b"older"}
-        waiting = asyncio.ensure_future(LocalTransport().await_file(str(tmp_path), known))
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 0.1)
-        (tmp_path / "a").write_text("")  # about to be written
-        with (tmp_path / "b").open("a") as file:
-            file.write(", new")
-        return await asyncio.wait_for(waiting, 10)
+        async with contextlib.aclosing(LocalTransport().news(str(tmp_path), ("a", "b"))) as news:
+            assert {await anext(news), await anext(news)} == {("a", b"old"), ("b", b"older")}
+            waiting = asyncio.ensure_future(anext(news))
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+            (tmp_path / "a").write_text("")  # about to be written
+            with (tmp_path / "b").open("a") as file:
+                file.write(", new")
+            return await asyncio.wait_for(waiting, 10)
 
     assert run(change()) == ("b", b"older, new")
 
@@ -114,10 +117,12 @@ def test_a_file_is_seen_when_it_changes(tmp_path):
 def test_connections():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        sock = run(LocalTransport().connect("127.0.0.1", port))
+        route = LocalTransport().route(Node("n1"), "127.0.0.1", port)
+        sock = run(route.connect())
         with sock:
             assert sock.getpeername() == ("127.0.0.1", port)
             assert not sock.getblocking()
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     with pytest.raises(OSError, match="Connect call failed"):
-        run(LocalTransport().connect("127.0.0.1", port))
+        run(route.connect())
+    route.close()
