@@ -15,9 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from . import fields
 from .errors import ConfigError
 from .limits import apply_limits
+from .login_host import LoginHost
 from .sources import DEFAULTS, KERNELSPEC, ONE_OF, PREFIX, Merged, explain, refusal, suggestion
 
 __all__ = ["KERNELSPEC_ONLY", "Container", "KernelConfig", "overrides_from_env"]
+
+#: Seconds of the lease where nobody gave any, and where the server may be a laptop that sleeps.
+LEASE, SSH_LEASE = 900.0, 7200.0
 
 
 class Container(BaseModel):
@@ -240,9 +244,10 @@ class KernelConfig(BaseModel):
         "is used. Default: 5m. sbatch --signal.",
     )
     lease: fields.Duration = Field(
-        default=900.0,
-        description="How long a job outlives the last sign of life of its Jupyter server, whose host or network was "
-        "lost; a server that merely died takes its jobs along at once. Default: 15m.",
+        default=LEASE,
+        description="How long a kernel lives without hearing from its Jupyter server, which was killed, lost its "
+        "network or is asleep, before it and the job end; a server that merely died takes its jobs along at once. "
+        "Default: 15m; 2h with `ssh`, which is for machines that sleep.",
     )
     persistent: fields.YesOrNo = Field(
         default=False,
@@ -254,8 +259,13 @@ class KernelConfig(BaseModel):
         description="How long a job is kept after its kernel died, so that a restart needs no new job. Default: 1m.",
     )
 
-    # Place: where things are on the cluster
+    # Place: where the cluster is, and things on it
 
+    ssh: Annotated[LoginHost, BeforeValidator(fields.login_host)] | None = Field(
+        default=None,
+        description="Login host of the cluster, where this machine is none: its name, or a mapping of `host` and what "
+        "is below. ~/.ssh/config is honoured. Default: none; Slurm's commands are run on this machine.",
+    )
     state_dir: fields.Path = Field(
         default="~/.slurm_provisioner",
         description="Folder for the kernels' files, on a file system that login and compute nodes share; ~ is your "
@@ -280,6 +290,8 @@ class KernelConfig(BaseModel):
         both = [f"`{a}` and `{b}`" for a, b in ONE_OF if getattr(self, a) and getattr(self, b)]
         if both:
             raise ValueError("\n".join(f"{pair} cannot be set together" for pair in both))
+        if self.ssh is not None and "lease" not in self.model_fields_set:
+            object.__setattr__(self, "lease", SSH_LEASE)  # a default that depends on another field
         return self
 
     @classmethod
@@ -325,13 +337,13 @@ class KernelConfig(BaseModel):
         return apply_limits(config, limits or {}, merged.origins)
 
 
-_NAMES = {"": [*KernelConfig.model_fields], "container": [*Container.model_fields]}
+_NAMES = {"": [*KernelConfig.model_fields], "container": [*Container.model_fields], "ssh": [*LoginHost.model_fields]}
 
 #: What the environment of a start cannot change: where and under whose control the supervisor runs is up to the
 #: kernelspec and the site. `env_pass` would hand out the server's variables, tokens and all.
 KERNELSPEC_ONLY = (
     *("container", "prologue", "env_pass", "python", "srun", "address", "interface", "port_range"),
-    *("kernel_transport", "state_dir", "clusters", "slurm_bin"),
+    *("kernel_transport", "ssh", "state_dir", "clusters", "slurm_bin"),
 )
 
 #: What JSON may stand for in a variable; for every other field the text is taken as it is.

@@ -8,6 +8,13 @@
     ├── CommandError                a command on the cluster failed
     │   ├── CommandNotFoundError    it is not there
     │   ├── CommandTimeoutError     no answer in time (also a TimeoutError)
+    │   ├── LoginHostError          the login host cannot be used (also a ConnectionError)
+    │   │   ├── HostUnreachableError    it does not answer
+    │   │   ├── UnknownHostKeyError     nobody has said yet that its key is right
+    │   │   ├── ChangedHostKeyError     its key is not the one that was known
+    │   │   ├── LoginRefusedError       it does not let us in
+    │   │   │   └── InteractiveLoginError   it asks for what only a person can give
+    │   │   └── ConnectionLostError     the connection broke while a command ran
     │   └── SubmissionError         sbatch refused the job
     ├── JobError                    the job did not give a kernel, or no longer does
     │   ├── JobEndedError           it ended: failed, cancelled, out of time or memory …
@@ -28,22 +35,29 @@ import textwrap
 from collections.abc import Sequence
 
 __all__ = [
+    "ChangedHostKeyError",
     "CommandError",
     "CommandNotFoundError",
     "CommandTimeoutError",
     "ConfigError",
+    "ConnectionLostError",
+    "HostUnreachableError",
+    "InteractiveLoginError",
     "JobEndedError",
     "JobError",
     "KernelDiedError",
     "KernelStartError",
     "LimitError",
     "LinkError",
+    "LoginHostError",
+    "LoginRefusedError",
     "NodeUnreachableError",
     "QueueTimeoutError",
     "RefusedError",
     "SlurmProvisionerError",
     "StartTimeoutError",
     "SubmissionError",
+    "UnknownHostKeyError",
 ]
 
 
@@ -131,6 +145,45 @@ class CommandNotFoundError(CommandError):
 
 class CommandTimeoutError(CommandError, TimeoutError):
     """A command did not answer within its time limit."""
+
+
+class LoginHostError(CommandError, ConnectionError):
+    """The cluster's login host cannot be used; nothing is known of the cluster itself.
+
+    Attributes
+    ----------
+    host : str
+        Its name.
+    """
+
+    def __init__(self, summary: str, *, host: str, said: str = "", hint: str = "") -> None:
+        super().__init__(summary, argv=(), stderr=said, hint=hint)
+        self.host = host
+        self.evidence = tuple(said.splitlines()[-8:])
+
+
+class HostUnreachableError(LoginHostError):
+    """The login host does not answer."""
+
+
+class UnknownHostKeyError(LoginHostError):
+    """Nobody has said yet that the login host's key is the right one."""
+
+
+class ChangedHostKeyError(LoginHostError):
+    """The login host's key is not the one that was known."""
+
+
+class LoginRefusedError(LoginHostError):
+    """The login host does not let us in."""
+
+
+class InteractiveLoginError(LoginRefusedError):
+    """The login host asks for something that only a person can give, such as a one-time password."""
+
+
+class ConnectionLostError(LoginHostError):
+    """The connection to the login host broke while a command ran there."""
 
 
 class SubmissionError(CommandError):

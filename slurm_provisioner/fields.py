@@ -156,6 +156,12 @@ def command(value: object) -> str:
     return shell_path(text) if re.search("[/~$]", text) else word(text)
 
 
+def program(value: object) -> str:
+    """Return the name of a program of this side, or its path."""
+    text = line(value)
+    return path(text) if re.search("[/~$]", text) else word(text)
+
+
 # Resources
 
 
@@ -202,6 +208,19 @@ def read_options(value: object) -> tuple[dict[str, OptionValue], list[str]]:
 
 
 # Environment
+
+
+def login_host(value: object) -> object:
+    """Read a host's name as a login host of that name."""
+    return {"host": value} if isinstance(value, str) else value
+
+
+def port(value: object) -> int:
+    """Return the number of a port."""
+    number = parse_count(value)
+    if number > _HIGHEST_PORT:
+        raise ValueError(f"{value!r} is not a port")
+    return number
 
 
 def own_lines(value: object) -> tuple[str, ...]:
@@ -356,6 +375,10 @@ Image = Annotated[str, _read(image)]
 Bind = Annotated[str, _read(bind)]
 Address = Annotated[str, _read(matching("[A-Za-z0-9:][A-Za-z0-9.:_-]*", "an address or a host's name"))]
 Interface = Annotated[str, _read(matching("[A-Za-z0-9._-]{1,15}", "the name of a network interface"))]
+SshHost = Annotated[str, _read(matching("[A-Za-z0-9_:][A-Za-z0-9_.:-]*", "a host's name: letters, digits and . _ : -"))]
+SshUser = Annotated[str, _read(matching(r"[A-Za-z0-9_][A-Za-z0-9_.\\@+-]*", "a user's name"))]
+Port = Annotated[int, _read(port)]
+Program = Annotated[str, _read(program)]
 Ports = Annotated[tuple[int, int], _read(ports)]
 Cluster = Annotated[str, _read(matching("[A-Za-z0-9_.-]+", "the name of one cluster"))]
 EnvNames = Annotated[tuple[str, ...], _read(env_names)]

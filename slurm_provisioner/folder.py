@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,31 @@ def private_folder() -> PrivateFolder | None:
 
 
 class PrivateFolder:
-    """A folder that only this user can enter, with a path short enough for the names of unix sockets in it."""
+    """A folder that only this user can enter, with a path short enough for the names of unix sockets in it.
 
-    def __init__(self) -> None:
-        self.path = _make()
-        self._unguard = guard.add(["rm", "-rf", "--", self.path])
+    Parameters
+    ----------
+    room : int
+        Bytes of such a name, with the slash before it.
+
+    Raises
+    ------
+    LinkError
+        There is no place for it.
+    """
+
+    def __init__(self, room: int = _NAME_BYTES) -> None:
+        self.path = _make(room)
+        self._unguard = guard.add(self._removal)
+
+    @property
+    def _removal(self) -> list[str]:
+        return ["rm", "-rf", "--", self.path]
+
+    def if_we_die(self, argv: Sequence[str]) -> None:
+        """Have a command run before it is removed, should this process die."""
+        unguard, self._unguard = self._unguard, guard.add(argv, self._removal)
+        unguard()
 
     def remove(self) -> None:
         """Remove it with all that is in it."""
@@ -59,10 +79,10 @@ def connection_info(folder: PrivateFolder | None, ports: Mapping[str, int]) -> d
     }
 
 
-def _make() -> str:
+def _make(room: int) -> str:
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  (mkdtemp makes it private)
         path = tempfile.mkdtemp(prefix="slurm-kernel-", dir=parent)
-        if len(path.encode()) + _NAME_BYTES <= _PATH_BYTES:
+        if len(path.encode()) + room <= _PATH_BYTES:
             return path
         Path(path).rmdir()
     raise LinkError("There is no folder with a path short enough for a unix socket; set TMPDIR to a short one.")

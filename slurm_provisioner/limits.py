@@ -265,7 +265,7 @@ def _broken(config: BaseModel, name: str, rule: _Rule) -> list[str]:
 def _chosen(value: object, several: bool) -> list[object]:
     """Return what a list of allowed values is compared with."""
     if isinstance(value, BaseModel):
-        return [getattr(value, "image", None)]
+        return [getattr(value, "image", None) or getattr(value, "host", None)]
     if isinstance(value, (Mapping, tuple)):
         return list(value)
     return list(value.split(",")) if several and isinstance(value, str) else [value]

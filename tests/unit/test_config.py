@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from slurm_provisioner.config import KERNELSPEC_ONLY, Container, KernelConfig, overrides_from_env
 from slurm_provisioner.errors import ConfigError, LimitError
+from slurm_provisioner.login_host import LoginHost
 
 FIELDS = [*KernelConfig.model_fields]
 
@@ -75,6 +77,8 @@ def test_nothing_is_asked_for_by_default():
         ("queue_timeout", "2h", 7200),
         ("queue_timeout", None, None),
         ("lease", 600, 600),
+        ("ssh", "hpc", LoginHost(host="hpc")),
+        ("ssh", {"host": "hpc", "user": r"DOM\ann", "port": "2222"}, LoginHost(host="hpc", user=r"DOM\ann", port=2222)),
         ("container", "~/images/torch.sif", Container(image="~/images/torch.sif")),
         (
             "container",
@@ -119,6 +123,14 @@ def test_a_value_is_kept_in_one_form(field, given_as, kept):
         ("venv", "/envs/$(id)", "$ that is neither $NAME nor ${NAME}"),
         ("work_dir", "/scratch/$USER", "variables are not known here"),
         ("container", {}, "it must be given"),
+        ("ssh", {}, "it must be given"),
+        ("ssh", "-oProxyCommand=x", "'-oProxyCommand=x' is not a host's name"),
+        ("ssh", "a b", "'a b' is not a host's name"),
+        ("ssh", {"host": "hpc", "user": "-l"}, "'-l' is not a user's name"),
+        ("ssh", {"host": "hpc", "port": 70000}, "70000 is not a port"),
+        ("ssh", {"host": "hpc", "transport": "telnet"}, "'telnet' is not 'asyncssh' or 'openssh'"),
+        ("ssh", {"host": "hpc", "program": "-x"}, "'-x' is not a single name"),
+        ("ssh", {"host": "hpc", "config": "config"}, "begin it with / or ~/"),
         ("container", "torch.sif", "begin it with / or ~/"),
         ("container", {"image": "/x.sif", "args": ["--containall"]}, "need its process id outside"),
         ("container", {"image": "/x.sif", "runtime": "docker"}, "'docker' is not 'apptainer' or 'singularity'"),
@@ -194,6 +206,22 @@ def test_an_unknown_key_is_refused_with_the_right_one(key, meant):
 
 def test_an_unknown_key_that_is_like_no_other_is_refused():
     assert "`zzz`: there is no such key (kernelspec)" in refused({"zzz": 1})
+
+
+def test_a_machine_that_sleeps_is_waited_for_longer():
+    assert KernelConfig(ssh="hpc").lease == 7200
+    assert KernelConfig(ssh="hpc", lease=60).lease == 60
+    assert KernelConfig.load({"lease": None}, defaults={"lease": 60, "ssh": "hpc"}).lease == 7200
+
+
+def test_a_configuration_survives_a_takeover():
+    config = KernelConfig(ssh={"host": "hpc", "via": "node"}, container="/x.sif")
+    assert KernelConfig(**json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_an_unknown_key_of_a_login_host_is_refused_with_the_right_one():
+    text = refused({"ssh": {"host": "hpc", "username": "ann"}})
+    assert "`ssh.username`: there is no such key; did you mean `user`?" in text
 
 
 def test_an_unknown_key_of_a_container_is_refused_with_the_right_one():
@@ -430,6 +458,7 @@ def test_a_start_cannot_change_where_and_how_the_supervisor_runs(field):
         ({"sbatch": ["mail_type", "comment"]}, {"sbatch": {"mail-type": "END"}}),
         ({"modules": ["gcc", "cuda"]}, {"modules": ["cuda"]}),
         ({"container": ["/site/torch.sif"]}, {"container": "/site/torch.sif"}),
+        ({"ssh": ["hpc"]}, {"ssh": {"host": "hpc", "via": "node"}}),
         ({"sbatch": False, "prologue": False}, {"env": {"A": "1"}}),
     ],
 )
@@ -446,6 +475,7 @@ def test_what_is_within_the_limits_stays_as_it_is(limits, within):
         ({"time": "8h"}, {"time": 0}, "time"),
         ({"time": "8h"}, {"time": "UNLIMITED"}, "time"),
         ({"time": ["1h", "4h"]}, {"time": "2h"}, "time"),
+        ({"ssh": ["hpc"]}, {"ssh": "elsewhere"}, "ssh"),
         ({"nodes": 2}, {"nodes": "1-3"}, "nodes"),
         ({"ntasks": 4}, {"nodes": 5}, "ntasks"),
         ({"ntasks": 4}, {"nodes": 2, "ntasks_per_node": 3}, "ntasks"),
@@ -513,6 +543,7 @@ def test_the_error_names_value_source_and_limit():
         ({"queue_timeout": "1d"}, {}, "queue_timeout", 86400),
         ({"lease": 60}, {}, "lease", 60),
         ({"lease": 6000}, {}, "lease", 900),
+        ({"lease": 6000}, {"ssh": "hpc"}, "lease", 6000),
         ({"nodes": 2}, {"ntasks": 64}, "nodes", "1"),
         ({"nodes": 2}, {"gpus": 8}, "nodes", "1"),
         ({"nodes": 2}, {}, "nodes", None),
