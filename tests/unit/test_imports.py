@@ -35,9 +35,14 @@ LAYERS = [
     {"request"},
     {"batch"},
     {"sbatch"},
-    {"transport.local"},
+    {"transport.farewell"},
+    {"transport.local", "transport.ssh"},
+    {"transport.asyncssh", "transport.openssh"},
+    {"transport.lasting", "transport.lookout"},
+    {"transport.connection", "transport.forward", "transport.login", "transport.remote", "transport.sessions"},
     {"transport"},
     {"config"},
+    {"login_host"},
     {"limits"},
     {"sources"},
     {"fields"},
@@ -108,6 +113,12 @@ def test_a_look_at_kernelspecs_loads_nothing_heavy():
     script = f"import sys, slurm_provisioner.provisioner; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_kernel_without_ssh_does_not_pay_for_it():
+    script = "import sys, slurm_provisioner.job; print('asyncssh' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
 
 
 def test_jupyter_finds_the_provisioner():
