@@ -7,12 +7,13 @@ directory. A wait is for the first of two facts, what is hoped for or the end, a
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +22,22 @@ from .arrival import await_supervisor
 from .cluster import Cluster
 from .config import KernelConfig
 from .credentials import Identity, make_identity
-from .errors import CommandError, ConfigError, JobError, LinkError, RefusedError, SlurmProvisionerError
+from .errors import (
+    CommandError,
+    ConfigError,
+    JobError,
+    LinkError,
+    LoginHostError,
+    RefusedError,
+    SlurmProvisionerError,
+)
 from .link import Link, Target
 from .loop import first, to_the_end
 from .record import STARTING, JobRecord
 from .request import KernelCommand, Launch, kernel_request
 from .status import JobStatus, Phase
 from .submission import prepare
+from .transport import Node
 from .watcher import Watch
 
 __all__ = ["Allocation"]
@@ -172,10 +182,10 @@ class Allocation:
 
     async def _find_supervisor(self) -> None:
         arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
-        self.record.node = arrival.node
+        self.record.node = arrival.node.name
         self._does(STARTING)
         self._found.set()
-        self._attach(self._at(arrival.hosts, arrival.port, self._theirs.certificate))
+        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, self._theirs.certificate))
 
     def _does(self, step: str) -> None:
         self.record.stage = step
@@ -187,9 +197,9 @@ class Allocation:
             self.record.started.set()
             self._hurry()
 
-    def _at(self, hosts: tuple[str, ...], port: int, certificate: str) -> Target:
+    def _at(self, node: Node, hosts: tuple[str, ...], port: int, certificate: str) -> Target:
         sign_of_life = min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE)
-        return Target(hosts, port, self._ours, certificate, sign_of_life)
+        return Target(node, hosts, port, self._ours, certificate, sign_of_life)
 
     def _attach(self, target: Target) -> None:
         self._target = target
@@ -235,6 +245,7 @@ class Allocation:
             "log_path": self.record.log_path,
             "run_dir": self.run_dir,
             "home": self._home,
+            "ssh_host_keys": list(self._target.node.host_keys),
             "hosts": list(self._target.hosts),
             "port": self._target.port,
             "certificate": self._ours.certificate,
@@ -257,7 +268,9 @@ class Allocation:
                 setattr(self.record, name, str(info[name]))
             self.run_dir, self._home = str(info["run_dir"]), str(info["home"])
             self._ours = Identity(str(info["certificate"]), str(info["private_key"]))
-            target = self._at(tuple(map(str, info["hosts"])), int(info["port"]), str(info["peer_certificate"]))
+            node = Node(self.record.node, tuple(map(str, info["ssh_host_keys"])))
+            hosts, port = tuple(map(str, info["hosts"])), int(info["port"])
+            target = self._at(node, hosts, port, str(info["peer_certificate"]))
             self._attach(target)
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"This does not identify the job of a kernel: {error!r}.") from error
@@ -294,7 +307,7 @@ class Allocation:
         if missing is self.record.reached:
             target = self._target
             where = f"{' or '.join(target.hosts)}, port {target.port}," if target else "its port"
-            return explain.node_unreachable(seen, where, self._link.trouble)
+            return explain.node_unreachable(seen, where, self._link.trouble, self._config.ssh)
         return explain.started_too_long(seen, self._config.start_timeout)
 
     async def end_error(self, *, up: bool = True) -> JobError:
@@ -319,6 +332,9 @@ class Allocation:
             self._watch.linked = connected
         if connected:
             self.record.reached.set()
+            if self.record.interrupting:
+                self.record.interrupting = False
+                self._spawn(self.signal(signal.SIGINT))
         else:
             self._hurry()
         self.record.changed()
@@ -376,8 +392,9 @@ class Allocation:
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group; without a kernel, do nothing.
 
-        Slurm carries it when the supervisor cannot be reached. A failure is told in the log, never raised:
-        jupyter_client would not go on with a shutdown.
+        Slurm carries it when the supervisor cannot be reached. Where that fails, too, an interrupt is sent later, and
+        what ends a kernel is up to the end of its job. It is told in the log, never raised: jupyter_client would not
+        go on with a shutdown.
         """
         job_id = self.record.job_id
         if self.record.over or not self.record.generation or self.record.exit_code is not None:
@@ -401,7 +418,15 @@ class Allocation:
         try:
             await self._cluster.slurm.signal(job_id, name)
         except CommandError as error:
-            self._log.warning("Signal %d could not be sent to job %s: %s", signum, job_id, error)
+            if signum != signal.SIGINT or self.record.over:
+                self._log.warning("Signal %d could not be sent to job %s: %s", signum, job_id, error)
+                return
+            self._log.warning("The kernel in job %s is interrupted once it can be reached: %s", job_id, error)
+            self.record.interrupting = True
+            if self._link.connected:
+                self.link_changed(True)
+            else:
+                self.record.changed()
 
     async def wait(self) -> int:
         """Wait for the end of the kernel process and return its exit code."""
@@ -414,22 +439,32 @@ class Allocation:
         """Have the supervisor end the job; where it cannot, or takes too long, have Slurm cancel it."""
         self.record.stopping = True
         self._given_up = not self.record.over
+        slurm = self._cluster.slurm
         if self._submitting is not None:  # most often sbatch is through in a moment, and there is an id to cancel
             await asyncio.wait([self._submitting], timeout=SUBMIT_PATIENCE)
             self._submitting.cancel()
             await asyncio.wait([self._submitting])
         if self.record.job_id and not self.record.ended.is_set() and not await self._stop_supervisor():
             await self._cancel()
+        elif self.record.job_name in slurm.unsettled:
+            slurm.unsettled.remove(self.record.job_name)
+            self._do_later(f"A job {self.record.job_name}", functools.partial(slurm.cancel_named, self.record.job_name))
         self.record.ended.set()
         self.record.kernel_ended(-int(signal.SIGTERM))
         self.leave()
 
     async def tidy(self, *, keep_log: bool) -> None:
         """Remove the run directory, or all of it but the log, which tells the user of a failure."""
-        if self.run_dir and keep_log:
-            await self._cluster.slurm.remove(f"{self.run_dir}/request.json", f"{self.run_dir}/connection.json")
-        elif self.run_dir:
-            await self._cluster.slurm.remove(self.run_dir)
+        secret = [f"{self.run_dir}/request.json", f"{self.run_dir}/connection.json"]
+        if not self.run_dir:
+            return
+        remove = functools.partial(self._cluster.slurm.remove, *(secret if keep_log else [self.run_dir]))
+        try:
+            await remove()
+        except LoginHostError:
+            self._cluster.do_later(f"{self.run_dir} is removed", remove)
+        except CommandError as error:
+            self._log.info("%s stays: %s", self.run_dir, error)
 
     def leave(self) -> None:
         """Have nothing more to do with a job that goes on."""
@@ -452,13 +487,22 @@ class Allocation:
         return not self.record.orphaned
 
     async def _cancel(self) -> None:
-        job_id, unguard = self.record.job_id, self._unguard
+        job_id = self.record.job_id
+        cancel = functools.partial(self._cluster.slurm.cancel, job_id)
         try:
-            await self._cluster.slurm.cancel(job_id)
+            await cancel()
         except CommandError as error:
             self._log.warning("Job %s could not be cancelled yet, and will be once that is possible. %s", job_id, error)
-            self._unguard = lambda: None
-            self._cluster.cancel_later(job_id, unguard)
+            self._do_later(f"Job {job_id}", cancel)
+
+    def _do_later(self, job: str, cancel: Callable[[], Awaitable[None]]) -> None:
+        unguard, self._unguard = self._unguard, lambda: None
+
+        async def cancel_it() -> None:
+            await cancel()
+            unguard()
+
+        self._cluster.do_later(f"{job} is cancelled", cancel_it)
 
     def _close(self, *, detach: bool = True) -> None:
         self._unguard()

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from .errors import CommandError
+from .login_host import LoginHost
 from .slurm import Slurm
 from .transport import Transport
 from .transport.local import LocalTransport
+from .transport.ssh import SshTransport
 from .watcher import Watcher
 
 __all__ = ["Cluster", "Place", "acquire", "release"]
 
 log = logging.getLogger("slurm_provisioner")
 
-#: Seconds until a controller that could not be told to cancel a job is told again: first, and at most.
-CANCEL_FIRST, CANCEL_LAST = 3.0, 30.0
+#: Seconds until a cluster that could not be told something is told again: first, and at most.
+LATER_FIRST, LATER_LAST = 3.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Place:
         The name within a federation (``--clusters``), or "".
     bin_dir : str
         The folder of Slurm's commands, or "".
+    login : LoginHost or None
+        The login host, where this machine is none.
     """
 
     clusters: str = ""
     bin_dir: str = ""
+    login: LoginHost | None = None
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Cluster:
     watcher: Watcher
     users: int = 0
     _pruned: set[str] = field(default_factory=set)
-    _cancelling: set[asyncio.Task[None]] = field(default_factory=set)
+    _doing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def prune(self, state_dir: str) -> None:
         """Remove what is left of old failures, once for a folder."""
@@ -56,42 +61,61 @@ class Cluster:
             self._pruned.add(state_dir)
             await self.slurm.prune(state_dir)
 
-    def cancel_later(self, job_id: str, done: Callable[[], None]) -> None:
-        """Have a job cancelled however long the controller does not answer, and `done` called then."""
+    def do_later(self, what: str, do: Callable[[], Awaitable[None]]) -> None:
+        """Have something done however long the cluster does not answer; `what` says that it is done, for the log."""
         self.users += 1
-        task = asyncio.ensure_future(self._cancel(job_id, done))
-        self._cancelling.add(task)
-        task.add_done_callback(self._cancelling.discard)
+        task = asyncio.ensure_future(self._do(what, do))
+        self._doing.add(task)
+        task.add_done_callback(self._doing.discard)
 
-    async def _cancel(self, job_id: str, done: Callable[[], None]) -> None:
-        pause = CANCEL_FIRST
+    async def _do(self, what: str, do: Callable[[], Awaitable[None]]) -> None:
+        pause = LATER_FIRST
         try:
             while True:
                 await asyncio.sleep(pause)
                 try:
-                    await self.slurm.cancel(job_id)
+                    await do()
                 except CommandError:
-                    pause = min(2 * pause, CANCEL_LAST)
+                    pause = min(2 * pause, LATER_LAST)
                 else:
-                    log.info("Job %s is cancelled now.", job_id)
-                    done()
+                    log.info("%s now.", what)
                     return
         finally:
             await release(self)
 
 
+@dataclass
+class _Shared:
+    """A transport, and how many clusters are reached by it."""
+
+    transport: Transport
+    users: int = 0
+
+
 _clusters: dict[Place, Cluster] = {}
+_transports: dict[LoginHost | None, _Shared] = {}
+
+
+def _forget() -> None:
+    _clusters.clear()
+    _transports.clear()
+
+
 # a forked child has a background loop of its own, to which the parent's clusters do not belong
-os.register_at_fork(after_in_child=_clusters.clear)
+os.register_at_fork(after_in_child=_forget)
 
 
 def acquire(place: Place) -> Cluster:
     """Return the process's cluster of that place, made on first use. To be called on the background loop."""
     cluster = _clusters.get(place)
     if cluster is None:
-        transport = LocalTransport()
-        slurm = Slurm(transport, clusters=place.clusters, bin_dir=place.bin_dir)
-        cluster = _clusters[place] = Cluster(place, transport, slurm, Watcher(slurm, log))
+        shared = _transports.get(place.login)
+        if shared is None:
+            transport = LocalTransport() if place.login is None else SshTransport(place.login)
+            shared = _transports[place.login] = _Shared(transport)
+        shared.users += 1
+        slurm = Slurm(shared.transport, clusters=place.clusters, bin_dir=place.bin_dir)
+        cluster = _clusters[place] = Cluster(place, shared.transport, slurm, Watcher(slurm, log))
     cluster.users += 1
     return cluster
 
@@ -101,4 +125,8 @@ async def release(cluster: Cluster) -> None:
     cluster.users -= 1
     if cluster.users == 0 and _clusters.get(cluster.place) is cluster:
         del _clusters[cluster.place]
-        await cluster.transport.aclose()
+        shared = _transports[cluster.place.login]
+        shared.users -= 1
+        if shared.users == 0:
+            del _transports[cluster.place.login]
+            await cluster.transport.aclose()

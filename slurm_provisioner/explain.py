@@ -15,9 +15,11 @@ from .errors import (
     QueueTimeoutError,
     StartTimeoutError,
 )
+from .login_host import LoginHost, NodeHost
 from .status import JobStatus
 
 __all__ = [
+    "LOGGED",
     "Evidence",
     "given_up",
     "job_ended",
@@ -73,8 +75,12 @@ _LEAVING = {
     "terminated": "Slurm asked it to, for its time limit, a job of higher priority or scancel",
 }
 
-#: Of these, those that are the supervisor's own.
-_ITS_CHOICE = ("crash-grace", "forgotten", "lease")
+#: Of these, those that are the supervisor's own, as its log has them.
+LOGGED = {
+    "crash-grace": "nobody has restarted the kernel",
+    "forgotten": "Slurm has given the job up",
+    "lease": "Jupyter has not been heard of for too long",
+}
 
 #: Signals of a program that went wrong.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
@@ -158,12 +164,13 @@ def job_ended(seen: Evidence, *, up: bool) -> JobEndedError:
 
 def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
     status = seen.status
+    left = seen.leaving or _told_its_log(seen.log)
     no_memory = seen.oom or _NO_MEMORY.search("\n".join(seen.log))
     if status.state in ("FAILED", "COMPLETED", "") and no_memory:
         return _STATES["OUT_OF_MEMORY"]
-    its_choice = status.state in ("FAILED", "COMPLETED") and seen.leaving in _ITS_CHOICE
-    if seen.leaving and (its_choice or status.state not in _STATES):  # Slurm has an exit code, or has not answered yet
-        return leaving(seen.leaving), ""
+    its_choice = status.state in ("FAILED", "COMPLETED") and left in LOGGED
+    if left and (its_choice or status.state not in _STATES):  # Slurm has an exit code, or has not answered yet
+        return leaving(left), ""
     if status.state != "FAILED":
         return _STATES.get(status.state, (f"Slurm says {status.state}", ""))
     if status.exit_signal == _NO_LOG:
@@ -176,6 +183,12 @@ def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
     if status.exit_signal == signal.SIGKILL:
         hint = f"Somebody, or the node for want of memory, killed its first process. {_RETRY}"
     return f"{words} with {_exit_text(status.exit_code, status.exit_signal)}", hint
+
+
+def _told_its_log(log: Sequence[str]) -> str:
+    """Return why a supervisor ended its job, where it could tell nobody else: a laptop slept, or a cable was cut."""
+    lines = [line.removeprefix(_OWN_PREFIX) for line in log if line.startswith(_OWN_PREFIX)]
+    return next((why for why, words in LOGGED.items() if f"the job ends: {words}" in lines), "")
 
 
 def given_up(seen: Evidence) -> JobEndedError:
@@ -240,12 +253,28 @@ def started_too_long(seen: Evidence, seconds: float) -> StartTimeoutError:
     )
 
 
-def node_unreachable(seen: Evidence, address: str, trouble: str) -> NodeUnreachableError:
+def node_unreachable(
+    seen: Evidence, address: str, trouble: str, login: LoginHost | None = None
+) -> NodeUnreachableError:
     """Return the error of a supervisor whose port, at `address`, cannot be reached because of some `trouble`."""
+    way = "from here"
+    hint = (
+        "Is a firewall between these hosts? `port_range` names the ports that it lets through, "
+        "`interface` or `address` another network."
+    )
+    if login is not None and login.via == "login":
+        way = f"from the login host {login.host}"
+        hint = (
+            f'{hint} `"via": "node"` in `ssh` goes by the SSH server of the node. For both, {login.host} must forward '
+            "ports (AllowTcpForwarding in its sshd_config)."
+        )
+    elif login is not None:
+        way = "by way of its SSH server"
+        command = NodeHost.behind(login, seen.node).command_line("true")
+        hint = f"`{command}` in a terminal tries it, while a job of yours runs there."
     return NodeUnreachableError(
-        f"Job {seen.job_id} runs on {seen.node}, but {address} cannot be reached from here: {trouble}.",
-        hint="Is a firewall between these hosts? `port_range` names the ports that it lets through, "
-        "`interface` or `address` another network.",
+        f"Job {seen.job_id} runs on {seen.node}, but {address} cannot be reached {way}: {trouble}.",
+        hint=hint,
         **seen.fields,  # type: ignore[arg-type]
     )
 

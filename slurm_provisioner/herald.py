@@ -171,6 +171,8 @@ class Herald:
             self.front.warn(_time_left(record.job_id, record.seconds_left))
         if self._link.connected or record.over:
             self._find()
+        elif self._lost_since:
+            self._tell_loss()
         elif self._loss is None:
             self._loss = asyncio.get_running_loop().call_later(LOST_AFTER, self._lose, time.time())
 
@@ -181,12 +183,15 @@ class Herald:
         return f"{line}\n{line.hint}" if line.hint else str(line)
 
     def _lose(self, since: float) -> None:
-        assert self._now is not None, "leaving ends the timer"
         self._lost_since = since
+        self._tell_loss()
+
+    def _tell_loss(self) -> None:
+        assert self._now is not None, "leaving ends the timer"
         record = self._now.record
-        self.front.lost(
-            f"Job {record.job_id} · no connection to {record.node} since {_clock(since)} · the kernel may run on"
-        )
+        outlook = "it is interrupted once that is back" if record.interrupting else "the kernel may run on"
+        since = _clock(self._lost_since)
+        self.front.lost(f"Job {record.job_id} · no connection to {record.node} since {since} · {outlook}")
 
     def _find(self) -> None:
         if self._loss is not None:

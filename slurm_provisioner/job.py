@@ -40,7 +40,7 @@ class KernelJob:
     def __init__(self, config: KernelConfig, kernel: KernelIdentity, log: logging.Logger) -> None:
         self._kernel = kernel
         self._log = log
-        self._cluster = cluster.acquire(Place(config.clusters or "", config.slurm_bin or ""))
+        self._cluster = cluster.acquire(Place(config.clusters or "", config.slurm_bin or "", config.ssh))
         self._link = Link(self._cluster.transport, log)
         self._herald: Herald | None = None
         self._rise: asyncio.Task[None] | None = None

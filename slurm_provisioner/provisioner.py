@@ -129,14 +129,15 @@ class SlurmProvisioner(KernelProvisionerBase):
         for place, value in places.items():
             argv = [part.replace(place, value) for part in argv]
         passed = {name: env[name] for name in (*_ALWAYS_PASSED, *config.env_pass) if name in env}
-        own_environment = any((config.modules, config.conda_env, config.venv, config.container, config.prologue))
+        own_environment = (config.modules, config.conda_env, config.venv, config.container, config.prologue)
+        other_world = config.ssh is not None  # what is at the same place there is another Python
         self._cwd = str(cwd) if cwd else None
         session = self.parent.session if self.parent is not None else None
         return KernelCommand(
             argv=argv,
             env={**passed, **self.kernel_spec.env, **config.env},
             cwd=config.work_dir or self._cwd,
-            python=None if own_environment else sys.executable,
+            python=None if other_world or any(own_environment) else sys.executable,
             session={
                 "key": session.key.decode() if session else "",
                 "signature_scheme": session.signature_scheme if session else "hmac-sha256",

@@ -52,6 +52,8 @@ class JobRecord:
         Whether the supervisor lost slurmstepd, by which Slurm would learn of the job's end.
     death : KernelDiedError or None
         Why there is no kernel any more, though the job goes on and nobody wanted its end.
+    interrupting : bool
+        Whether its kernel is to be interrupted as soon as it can be reached.
     lost_node : str
         The node on which a former kernel may run on, for which this job waits; or "".
     seconds_left : int or None
@@ -74,7 +76,7 @@ class JobRecord:
         self.generation = 0
         self.exit_code: int | None = None
         self.kernel_log: tuple[str, ...] = ()
-        self.stopping = self.orphaned = False
+        self.stopping = self.orphaned = self.interrupting = False
         self.leaving = ""
         self.death: KernelDiedError | None = None
         self.seconds_left: int | None = None
@@ -118,6 +120,7 @@ class JobRecord:
         if generation > self.generation:
             self.generation = generation
             self.kernel_log, self.exit_code, self.death, self._oom = (), None, None, False
+            self.interrupting = False
             self.stage = STARTING
             self.up.clear()
             self.exited.clear()

@@ -145,9 +145,10 @@ def submission_error(done: Completed, *, run_dir: str) -> CommandError:
         )
     if done.returncode == _NO_SBATCH or (done.returncode == _SHELL_NOT_FOUND and "sbatch" in done.stderr):
         return CommandNotFoundError(
-            "sbatch is not there: this machine cannot submit Slurm jobs.",
+            "sbatch is not there: Slurm jobs cannot be submitted.",
             **output,  # type: ignore[arg-type]
-            hint="Run Jupyter on a login node of the cluster, or set `slurm_bin` to the folder of Slurm's commands.",
+            hint="Run Jupyter on a login node of the cluster, or name one in `ssh`. On a login node, set `slurm_bin` "
+            "to the folder of Slurm's commands.",
         )
     complaint = complaint_of(done.stderr)
     if not complaint:

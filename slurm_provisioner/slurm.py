@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
-from .errors import CommandError, CommandTimeoutError, SubmissionError
+from .errors import CommandError, CommandTimeoutError, ConnectionLostError, SubmissionError
 from .loop import to_the_end
 from .sbatch import (
     as_sbatch,
@@ -78,6 +78,8 @@ class Slurm:
         self.transport = transport
         self.clusters = clusters
         self.bin_dir = bin_dir
+        #: Names of jobs of which it is not known whether there are any, and whether any follow.
+        self.unsettled: set[str] = set()
         self._next_submission = 0.0
         self._submissions = asyncio.Semaphore(SUBMISSIONS)
         self._look_ups = asyncio.Semaphore(LOOK_UPS)
@@ -108,6 +110,10 @@ class Slurm:
         stdin = f"{job.request}\n{job.script}".encode()
         try:
             done = await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)
+        except ConnectionLostError:
+            if (job_id := await self._find(job.job_name)) is not None:
+                return job_id
+            raise
         except CommandTimeoutError as timeout:
             if (job_id := await self._find(job.job_name)) is not None:
                 return job_id
@@ -151,8 +157,24 @@ class Slurm:
             await self._cancel_by_name(job_name)
 
     async def _cancel_by_name(self, job_name: str) -> None:
-        with suppress(CommandError):
-            await self.transport.run(self._cancel_argv(job_name), timeout=COMMAND_TIMEOUT)
+        try:
+            await self.cancel_named(job_name)
+        except CommandError:
+            self.unsettled.add(job_name)
+        else:
+            self.unsettled.discard(job_name)
+
+    async def cancel_named(self, job_name: str) -> None:
+        """Cancel the job of a name, if there is one.
+
+        Raises
+        ------
+        CommandError
+            The controller could not be told.
+        """
+        done = await self.transport.run(self._cancel_argv(job_name), timeout=COMMAND_TIMEOUT)
+        if done.returncode != 0 and "No active jobs" not in done.stderr:
+            raise _failed(done)
 
     def _cancel_argv(self, job_name: str) -> list[str]:
         return self._program(["scancel", f"--name={job_name}", *clusters_option(self.clusters)])
@@ -242,9 +264,14 @@ class Slurm:
         return done.stdout
 
     async def remove(self, *paths: str) -> None:
-        """Remove files or folders on the cluster; what cannot be removed stays."""
-        with suppress(CommandError):
-            await self.transport.run(["rm", "-rf", "--", *paths], timeout=COMMAND_TIMEOUT)
+        """Remove files or folders on the cluster; what cannot be removed stays.
+
+        Raises
+        ------
+        CommandError
+            It could not be tried.
+        """
+        await self.transport.run(["rm", "-rf", "--", *paths], timeout=COMMAND_TIMEOUT)
 
     async def prune(self, state_dir: str) -> None:
         """Remove the logs of failures that are older than `KEPT_DAYS` from a folder of run directories."""

@@ -41,8 +41,8 @@ class Notes:
     ----------
     wanted : bool
         Whether somebody reads them at the moment: what costs the controller something is asked only then.
-    silent : bool
-        Whether Slurm does not answer at the moment.
+    silent : str
+        Who does not answer at the moment, in words; "" if Slurm does.
     position : Position or None
         The job's place in the queue, where the controller tells it.
     changed : callable
@@ -50,11 +50,11 @@ class Notes:
     """
 
     wanted: bool = False
-    silent: bool = False
+    silent: str = ""
     position: Position | None = None
     changed: Callable[[], None] = lambda: None
 
-    def take(self, *, silent: bool, position: Position | None) -> None:
+    def take(self, *, silent: str, position: Position | None) -> None:
         """Enter what is known now."""
         if (silent, position) != (self.silent, self.position):
             self.silent, self.position = silent, position
@@ -81,8 +81,8 @@ class Waiting:
         The node that the kernel starts on, or "".
     since : float
         When it was submitted, in seconds since the epoch; 0 if that is not known.
-    silent : bool
-        Whether Slurm does not answer at the moment.
+    silent : str
+        Who does not answer at the moment, in words; "" if Slurm does.
     lost_node : str
         The node on which a former kernel may run on, which is why this job has a date to wait for; or "".
     """
@@ -94,7 +94,7 @@ class Waiting:
     stage: str = ""
     node: str = ""
     since: float = 0.0
-    silent: bool = False
+    silent: str = ""
     lost_node: str = ""
 
 
@@ -154,7 +154,7 @@ def _why_queued(seen: Waiting) -> tuple[str, str]:
     """Return why it is not started yet, and what to do about it."""
     status = seen.status
     if seen.silent:
-        return "Slurm does not answer at the moment", ""
+        return seen.silent, ""
     if status is None:
         return "", ""
     if status.state in _BOOTING:

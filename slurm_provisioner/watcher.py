@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from .errors import CommandError
+from .errors import CommandError, LoginHostError
 from .slurm import Slurm
 from .status import JobStatus, Phase, Position
 from .waiting import Notes
@@ -143,7 +143,7 @@ class Watcher:
             if status is not None and status.name != watch.job_name:
                 status = None
             in_line = status is not None and status.in_line
-            watch.notes.take(silent=False, position=watch.notes.position if in_line else None)
+            watch.notes.take(silent="", position=watch.notes.position if in_line else None)
             if status is not None and status.phase is not Phase.ENDED:
                 watch.missing_since = None
                 watch.seen(status)
@@ -187,5 +187,8 @@ class Watcher:
         if not self._silence:
             self._log.warning("Slurm could not be asked for jobs, kernels go on: %s", error)
         self._silence = min(max(2 * self._silence, SILENCE_FIRST), SILENCE_LAST)
+        who = "Slurm does not answer at the moment"
+        if isinstance(error, LoginHostError):
+            who = error.summary.rstrip(".")
         for watch in self._watches:
-            watch.notes.take(silent=True, position=watch.notes.position)
+            watch.notes.take(silent=who, position=watch.notes.position)

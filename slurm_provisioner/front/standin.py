@@ -274,10 +274,15 @@ class StandIn:
         self._refuse(requests, why)
 
     def lost(self, line: str) -> None:
-        """Have running cells show that the kernel cannot be reached."""
-        if self.state is State.RUNNING and not self._lost:
-            self._lost = line
+        """Have running cells show that the kernel cannot be reached, and what becomes of that."""
+        if self.state is not State.RUNNING or line == self._lost:
+            return
+        if self._lost:
+            for shown in self._notices.values():
+                self._display(shown, line, update=True)
+        else:
             self._show(self._ledger.running(), line)
+        self._lost = line
 
     @property
     def is_lost(self) -> bool:

@@ -384,16 +384,18 @@ def test_an_interrupt_is_the_kernels_own_affair_once_it_runs(stage):
 # --------------------------------------------------------------------- lost and warned
 
 
-def test_a_lost_kernel_is_told_in_the_running_cell_once(stage):
+def test_a_lost_kernel_is_told_in_the_running_cell_on_one_line(stage):
     stage.run()
     cell = stage.execute("a")
     stage.news()
     stage.standin.lost("connection lost")
-    stage.standin.lost("connection lost, still")
+    stage.standin.lost("connection lost")
     assert stage.news(cell) == ["busy", "display_data: connection lost"]
+    stage.standin.lost("connection lost, to be interrupted")
+    assert stage.news(cell)[-1] == "update_display_data: connection lost, to be interrupted"
     assert stage.standin.is_lost
     late = stage.execute("b")
-    assert stage.news(late) == ["busy", "display_data: connection lost"]
+    assert stage.news(late) == ["busy", "display_data: connection lost, to be interrupted"]
     assert stage.forwarded[-1][1].id == late.id
     stage.standin.found("connected again")
     assert stage.news() == ["update_display_data: connected again"] * 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from types import SimpleNamespace
+import signal
 from typing import Any
 
 import pytest
 
 from slurm_provisioner.allocation import FENCE_MARGIN, Allocation
 from slurm_provisioner.config import KernelConfig
-from slurm_provisioner.errors import CommandError
+from slurm_provisioner.errors import CommandError, HostUnreachableError
 from slurm_provisioner.herald import KernelIdentity
 from slurm_provisioner.job import KernelJob
 from slurm_provisioner.status import JobStatus
@@ -25,9 +25,25 @@ class Recorder:
 
     def __init__(self) -> None:
         self.done: list[tuple[str, Any]] = []
+        self.unsettled: set[str] = set()
+        self.trouble: CommandError | None = None
 
     async def cancel(self, job_id):
-        self.done.append(("cancel", job_id))
+        self._do("cancel", job_id)
+
+    async def cancel_named(self, job_name):
+        self._do("cancel", job_name)
+
+    async def signal(self, job_id, name):
+        self._do("signal", name)
+
+    async def remove(self, *paths):
+        self._do("remove", *paths)
+
+    def _do(self, *what):
+        if self.trouble is not None:
+            raise self.trouble
+        self.done.append(what)
 
     async def tail(self, path):
         return ""
@@ -37,6 +53,17 @@ class Recorder:
 
     def hurry(self):
         self.done.append(("hurry", None))
+
+
+class Cluster:
+    """Keeps what is to be done later."""
+
+    def __init__(self, slurm: Recorder) -> None:
+        self.slurm = slurm
+        self.later: list[tuple[str, Any]] = []
+
+    def do_later(self, what, do):
+        self.later.append((what, do))
 
 
 class Link:
@@ -59,7 +86,7 @@ class Link:
 def allocation(**config: Any) -> Any:
     """One whose kernel is up."""
     recorder, link = Recorder(), Link()
-    new: Any = Allocation(SimpleNamespace(slurm=recorder), link, KernelConfig(**config), "k", log)
+    new: Any = Allocation(Cluster(recorder), link, KernelConfig(**config), "k", log)
     new.link, new.recorder, new._watch = link, recorder, recorder
     new.record.job_id, new.record.node = "7", "c1"
     new.heard({"event": "status", "state": "ready", "generation": 1})
@@ -132,6 +159,61 @@ def test_whoever_shows_a_job_hears_of_all_news(news):
         news(job)
         assert told
         job.leave()
+
+    asyncio.run(main())
+
+
+def test_an_interrupt_that_nobody_can_carry_is_sent_later(caplog):
+    async def main():
+        job = allocation()
+        job.link.connected = False
+        job.recorder.trouble = HostUnreachableError("The login host hpc cannot be reached.", host="hpc")
+        await job.signal(signal.SIGINT)
+        assert job.record.interrupting
+        await job.signal(signal.SIGTERM)
+        job.recorder.trouble = None
+        job.link.connected = True
+        job.link_changed(True)
+        assert not job.record.interrupting
+        await asyncio.sleep(0.01)
+        assert job.link.calls == ["signal"], "the shutdown ends the job, not this signal"
+
+    asyncio.run(main())
+    assert "is interrupted once it can be reached: The login host hpc cannot be reached." in caplog.text
+
+
+def test_an_interrupt_is_not_for_the_next_kernel():
+    async def main():
+        job = allocation()
+        job.link.connected = False
+        job.recorder.trouble = CommandError("no", argv=["scancel"])
+        await job.signal(signal.SIGINT)
+        job.heard({"event": "started", "generation": 2})
+        assert not job.record.interrupting
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a job", "perhaps a job"])
+def test_what_cannot_be_undone_now_is_undone_later(known):
+    async def main():
+        job = allocation()
+        job.run_dir, job.record.job_name = "/run", "jupyter-unique"
+        if not known:
+            job.record.job_id = ""
+            job.recorder.unsettled.add("jupyter-unique")
+        freed = []
+        job._unguard = lambda: freed.append(True)
+        job.link.connected = False
+        job.recorder.trouble = HostUnreachableError("The login host hpc cannot be reached.", host="hpc")
+        await job.end()
+        await job.tidy(keep_log=False)
+        assert not freed, "should we die, the guard is to try"
+        job.recorder.trouble = None
+        for _, do in job._cluster.later:
+            await do()
+        assert freed
+        assert job.recorder.done[-2:] == [("cancel", "7" if known else "jupyter-unique"), ("remove", "/run")]
 
     asyncio.run(main())
 

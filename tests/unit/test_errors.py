@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slurm_provisioner import errors
+from slurm_provisioner import errors, explain, launcher
 from slurm_provisioner.errors import CommandTimeoutError, JobEndedError, SubmissionError
 from slurm_provisioner.explain import (
     Evidence,
@@ -12,6 +12,7 @@ from slurm_provisioner.explain import (
     queued_too_long,
     started_too_long,
 )
+from slurm_provisioner.login_host import LoginHost
 from slurm_provisioner.status import JobStatus
 
 
@@ -71,6 +72,14 @@ def test_a_supervisor_that_ended_its_job_knows_better_why_than_slurm():
     assert "Slurm put it back" in words("REQUEUED", up=True, leaving="terminated")
 
 
+def test_a_supervisor_that_could_tell_nobody_why_it_ended_its_job_told_its_log():
+    for why, said in explain.LOGGED.items():
+        assert said == launcher.REASONS[why]
+        log = [f"slurm-provisioner: the job ends: {said}", "and so on"]
+        assert f"(`{why.replace('-', '_')}`)" in words("COMPLETED", *log, code=0, up=True) or why == "forgotten"
+        assert "its time limit" in words("TIMEOUT", *log, up=True)
+
+
 def kernel(code: int | None, signum: int | None, *log: str) -> str:
     return str(kernel_not_started(Evidence("1", JobStatus("1", "RUNNING"), "c1", log), code, signum))
 
@@ -102,3 +111,14 @@ def test_a_node_that_cannot_be_reached():
         "Job 1 runs on c1, but 10.0.0.5 or c1, port 4711, cannot be reached from here: No route to host."
     )
     assert "`port_range`" in text
+    assert "SSH" not in text
+
+
+def test_a_node_that_cannot_be_reached_by_way_of_a_login_host():
+    seen = Evidence("1", JobStatus("1", "RUNNING"), "c1")
+    text = str(node_unreachable(seen, "c1, port 4711,", "failed", LoginHost(host="hpc")))
+    assert text.startswith("Job 1 runs on c1, but c1, port 4711, cannot be reached from the login host hpc: failed.")
+    assert "AllowTcpForwarding" in text
+    text = str(node_unreachable(seen, "c1, port 4711,", "no", LoginHost(host="hpc", via="node")))
+    assert text.startswith("Job 1 runs on c1, but c1, port 4711, cannot be reached by way of its SSH server: no.")
+    assert "`ssh -J hpc c1 true`" in text

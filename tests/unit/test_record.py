@@ -137,7 +137,7 @@ def test_whoever_shows_the_line_hears_of_changes(record, told):
     record.new_kernel(2)
     assert told == ["Job 7 · starting on c1 · starting the kernel"]
     for news in (
-        lambda: record.notes.take(silent=True, position=None),
+        lambda: record.notes.take(silent="nobody answers", position=None),
         lambda: exited(record, generation=2, code=3),
         lambda: record.take({"event": "ending", "reason": "terminated"}),
         lambda: record.slurm_ended_it(JobStatus("7", "CANCELLED")),
@@ -149,5 +149,5 @@ def test_whoever_shows_the_line_hears_of_changes(record, told):
 
 def test_notes_that_stay_the_same_are_no_news(record, told):
     for _ in range(3):
-        record.notes.take(silent=False, position=None)
+        record.notes.take(silent="", position=None)
     assert not told

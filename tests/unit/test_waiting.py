@@ -61,7 +61,7 @@ def at(text: str) -> float:
             "Job 1234 · queued 2 min · its lost predecessor may still run on n7 · not before 14:10",
         ),
         (
-            waits(silent=True, start=NOW + 600, position=Position(3, "gpu")),
+            waits(silent="Slurm does not answer at the moment", start=NOW + 600, position=Position(3, "gpu")),
             "Job 1234 · queued 2 min · Slurm does not answer at the moment",
         ),
         (waits(reason="SomethingNew"), "Job 1234 · queued 2 min · SomethingNew"),
@@ -73,7 +73,13 @@ def at(text: str) -> float:
         ),
         (waits(state="RUNNING", reason=""), "Job 1234 · starting"),
         (
-            waits(state="RUNNING", reason="", node="n12", stage="loading modules gcc/12", silent=True),
+            waits(
+                state="RUNNING",
+                reason="",
+                node="n12",
+                stage="loading modules gcc/12",
+                silent="Slurm does not answer at the moment",
+            ),
             "Job 1234 · starting on n12 · loading modules gcc/12",
         ),
         (
@@ -92,7 +98,7 @@ def test_a_job_that_does_not_start_by_itself_has_a_hint():
     assert held.parts == ("Job 1234", "queued 2 min", "held by you (JobHeldUser)")
     assert held.hint == "`scontrol release 1234` lets it go on."
     assert not line(waits()).hint
-    assert not line(waits(reason="JobHeldUser", silent=True)).hint
+    assert not line(waits(reason="JobHeldUser", silent="Slurm does not answer at the moment")).hint
 
 
 def test_a_long_line_is_cut_where_it_matters_least():
@@ -163,7 +169,7 @@ WAITS = st.builds(
     position=st.none() | st.builds(Position, st.integers(1, 2000), st.just("gpu")),
     stage=st.text(max_size=150),
     node=st.sampled_from(["", "n12"]),
-    silent=st.booleans(),
+    silent=st.sampled_from(["", "Slurm does not answer at the moment"]),
 )
 
 

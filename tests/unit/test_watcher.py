@@ -297,6 +297,6 @@ def test_a_queue_that_takes_long_to_list_is_listed_more_rarely(soon, monkeypatch
 
 def test_the_silence_of_the_controller_is_noted_and_its_end():
     changes = []
-    notes = Notes(changed=lambda: changes.append(notes.silent))
+    notes = Notes(changed=lambda: changes.append(bool(notes.silent)))
     noted(Queue(queued(), down(), down(), queued(), positions={}), notes, polls=5)
     assert changes == [True, False]
