@@ -2,6 +2,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(id -u)" = 0 ] && am_root=1 || am_root=
+user=  # whom `as_user` acts as; nobody else
 
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
@@ -66,6 +67,44 @@ ensure_chromium() {
     say "Installing chromium"
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium > /dev/null
+}
+
+# A network for a laptop, and what keeps those off a node who have no job there.
+ensure_laptop() {
+    local module
+    for module in /lib/security /lib/*/security /usr/lib*/security /usr/lib/*/security; do
+        if [ -e "$module/pam_slurm_adopt.so" ] && command -v ip > /dev/null; then
+            return
+        fi
+    done
+    command -v apt-get > /dev/null || fail "iproute2 and pam_slurm_adopt are needed (Debian: libpam-slurm-adopt)."
+    say "Installing iproute2 and libpam-slurm-adopt"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends iproute2 libpam-slurm-adopt > /dev/null
+}
+
+# OpenSSH's server and programs, and login shells that are not like bash. The tests run a server of their own: none is
+# started as a service.
+ensure_ssh() {
+    local program missing=
+    for program in sshd ssh ssh-agent tcsh fish; do
+        PATH="$PATH:/usr/sbin" command -v "$program" > /dev/null || missing=1
+    done
+    [ -n "$missing" ] || return 0
+    { [ -n "$am_root" ] && command -v apt-get > /dev/null; } ||
+        fail "OpenSSH's server, tcsh and fish are needed (Debian: apt-get install openssh-server tcsh fish)."
+    say "Installing openssh-server, tcsh and fish"
+    (
+        policy=/usr/sbin/policy-rc.d  # Debian's packages ask it before they start a service
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' > "$policy"
+            chmod 755 "$policy"
+        fi
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+            openssh-client openssh-server tcsh fish > /dev/null
+    )
 }
 
 # Sets `user`, the ordinary user to work as, and the environment of a Slurm that answers; brings one up if there is none.

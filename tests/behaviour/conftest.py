@@ -7,35 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import pytest
-from jupyter_client.blocking.client import BlockingKernelClient
+from hands import ask
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from kernels import RESOURCES, Kernel, eventually, install_kernelspec
+from login_host import Login
 from stand_ins import StandIns
 
-#: What every kernel of the suite asks for, so that many fit on a small cluster.
-RESOURCES = {"time": "10", "mem": "500M", "cpus_per_task": 1}
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 #: What a kernelspec has for a job that waits in the queue, until `start_now`.
 QUEUED = {"sbatch": {"begin": "now+1hour"}}
-#: Tells how long everything took to happen: ``--log-cli-level=INFO`` shows it.
-log = logging.getLogger("tests")
 
 
 def slurm(*argv: str) -> str:
@@ -45,16 +38,6 @@ def slurm(*argv: str) -> str:
 
 def queue() -> list[str]:
     return slurm("squeue", "--noheader", "--me", "--format=%A %j %T").splitlines()
-
-
-def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
-    """Wait for a condition of the world outside, of which there is no event."""
-    begin = time.monotonic()
-    while not (result := condition()):
-        assert time.monotonic() < begin + timeout, f"never happened: {what}"
-        time.sleep(0.02)
-    log.info("%s after %.2f s", what, time.monotonic() - begin)
-    return result
 
 
 def control(job_id: str) -> str:
@@ -87,6 +70,20 @@ async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Fut
     return launch
 
 
+#: How the suite's kernels reach the cluster: "local", or by SSH with this transport.
+VIA = os.environ.get("SLURM_TEST_VIA", "local")
+
+
+@pytest.fixture(scope="session")
+def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login | None]:
+    if VIA == "local":
+        yield None
+        return
+    login = Login(tmp_path_factory.mktemp("login"))
+    yield login
+    login.sshd.stop()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
     done = subprocess.run(
@@ -97,7 +94,7 @@ def cluster() -> None:
 
 
 #: How processes of a kernel look: the kernel itself, and its supervisor.
-PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|python\S* -I - ")
+PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|python\S* -I - |^ssh |^sshd: [\w-]+[@ ]")
 #: Threads that may outlive a kernel: the background loop, asyncio's workers, and jupyter_core's for blocking calls.
 THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner$|asyncio_|pytest")
 
@@ -116,7 +113,9 @@ def _folders() -> list[str]:
 def remove_folders_of_the_killed() -> None:
     """Remove what a server or a supervisor cannot remove that was ended by SIGKILL."""
     for folder in _folders():
-        shutil.rmtree(folder)
+        if (Path(folder) / "ssh").exists():  # a connection lives there, which others use
+            continue
+        shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
 
 
 def _leftovers() -> dict[str, Any]:
@@ -164,7 +163,7 @@ Kernelspec = Callable[..., str]
 
 
 @pytest.fixture
-def kernelspec(jupyter_home: Path) -> Kernelspec:
+def kernelspec(jupyter_home: Path, login: Login | None) -> Kernelspec:
     """Install a kernelspec and return its name."""
 
     def install(
@@ -175,100 +174,10 @@ def kernelspec(jupyter_home: Path) -> Kernelspec:
         stanza: bool = True,
         **config: Any,
     ) -> str:
-        folder = jupyter_home / "kernels" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        spec: dict[str, Any] = {
-            "display_name": name,
-            "language": "python",
-            "argv": argv or ARGV,
-            "env": spec_env or {},
-        }
-        if stanza:
-            spec["metadata"] = {
-                "kernel_provisioner": {
-                    "provisioner_name": "slurm-provisioner",
-                    "config": {**RESOURCES, **config},
-                }
-            }
-        (folder / "kernel.json").write_text(json.dumps(spec))
-        return name
+        given = {**RESOURCES, **(login.stanza(VIA) if login else {}), **config} if stanza else None
+        return install_kernelspec(jupyter_home, name, argv or ARGV, spec_env or {}, given)
 
     return install
-
-
-class Heard:
-    """What a cell prints or returns; an error is raised as RuntimeError, with its traceback."""
-
-    def __init__(self) -> None:
-        self._printed: list[str] = []
-        self._failed: list[str] = []
-
-    def __call__(self, msg: dict[str, Any]) -> None:
-        content = msg["content"]
-        if msg["msg_type"] == "stream":
-            self._printed.append(content["text"])
-        elif msg["msg_type"] == "execute_result":
-            self._printed.append(content["data"]["text/plain"])
-        elif msg["msg_type"] == "error":
-            self._failed.append("\n".join(content["traceback"]))
-
-    def text(self) -> str:
-        if self._failed:
-            raise RuntimeError(self._failed[0])
-        return "".join(self._printed).strip()
-
-
-class Kernel:
-    """A started kernel and a client of it, with the few verbs that the tests need."""
-
-    def __init__(self, manager: KernelManager) -> None:
-        self.manager = manager
-        self.client: BlockingKernelClient = manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
-
-    @property
-    def job_id(self) -> str:
-        return self.manager.provisioner.job_id
-
-    def run(self, code: str, timeout: float = 60, **kwargs: Any) -> str:
-        """What some code prints or returns; an error is raised as RuntimeError."""
-        heard = Heard()
-        self.client.execute_interactive(code, timeout=timeout, output_hook=heard, **kwargs)
-        return heard.text()
-
-    def begin(self, code: str) -> str:
-        """Run a cell, which begins by printing "begun", and return its request's id once it has."""
-        request: str = self.client.execute(code, stop_on_error=False)  # what is run next must not be aborted
-        while (msg := self.client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
-            pass
-        assert msg["content"]["text"] == "begun\n"
-        return request
-
-    def reply(self, request: str, timeout: float = 30) -> dict[str, Any]:
-        """Wait for the reply to a request."""
-        while (reply := self.client.get_shell_msg(timeout=timeout))["parent_header"].get("msg_id") != request:
-            pass
-        return reply["content"]
-
-    def interrupt(self, code: str) -> dict[str, Any]:
-        """Interrupt a cell, which begins by printing "begun", and return its reply."""
-        request = self.begin(code)
-        for _ in range(3):
-            self.manager.interrupt_kernel()
-            with contextlib.suppress(Empty):  # one in a hundred is lost on ipykernel while it prints, locally too
-                return self.reply(request, timeout=10)
-        raise AssertionError("interrupts are lost")
-
-    def restart(self, *, now: bool = False) -> None:
-        self.manager.restart_kernel(now=now)
-        self.client.wait_for_ready(timeout=60)
-
-    def close(self) -> None:
-        self.client.stop_channels()
-        if self.manager.has_kernel:
-            self.manager.shutdown_kernel()
-        self.manager.cleanup_resources()
 
 
 @pytest.fixture
@@ -302,14 +211,7 @@ class Hands:
         self._path = path
 
     def _ask(self, *words: str | int) -> Any:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(110)
-            connection.connect(self._path)
-            connection.sendall(json.dumps(words).encode() + b"\n")
-            with connection.makefile() as file:
-                answer = json.loads(file.readline())
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
+        return ask(self._path, *words)
 
     def stop(self, daemon: str) -> None:
         """Stop slurmctld, slurmdbd or a node's slurmd in good order; a node's daemon has the node's name."""

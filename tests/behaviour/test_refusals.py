@@ -29,6 +29,7 @@ from slurm_provisioner.errors import (
     SubmissionError,
 )
 from slurm_provisioner.transport.local import LocalTransport
+from slurm_provisioner.transport.ssh import SshTransport
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_a_broken_override(kernelspec):
 def test_no_slurm_here(kernelspec, monkeypatch, tmp_path):
     for program in ("sh", "mkdir", "rm", "chmod", "readlink", "id", "env", "tail"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
-    name = kernelspec()
+    name = kernelspec(ssh=None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandNotFoundError, match="login node"):
         KernelManager(kernel_name=name).start_kernel()
@@ -138,10 +139,15 @@ def test_a_port_that_cannot_be_bound(kernelspec):
 
 
 def test_a_node_that_cannot_be_reached(kernelspec, monkeypatch):
-    async def firewall(self, host, port):
-        raise OSError(errno.EHOSTUNREACH, "No route to host")
+    class Firewall:
+        async def connect(self):
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
 
-    monkeypatch.setattr(LocalTransport, "connect", firewall)
+        def close(self):
+            pass
+
+    for transport in (LocalTransport, SshTransport):
+        monkeypatch.setattr(transport, "route", lambda *_: Firewall())
     monkeypatch.setattr("slurm_provisioner.allocation.REACH_TIMEOUT", 2)
     text = refused(NodeUnreachableError, kernelspec())
     assert "127.0.0.1, port" in text

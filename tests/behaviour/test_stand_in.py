@@ -9,9 +9,10 @@ from typing import Any
 
 import nbformat
 import pytest
-from conftest import QUEUED, Heard, eventually, queue, queue_empties, slurm, start_now
+from conftest import QUEUED, eventually, queue, queue_empties, slurm, start_now
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager
+from kernels import Heard
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 

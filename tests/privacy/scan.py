@@ -22,13 +22,13 @@ LISTEN = "0A"  # st of /proc/net/tcp
 LARGEST_FILE = 5_000_000
 
 
-def listening() -> set[tuple[str, int]]:
-    """The addresses that somebody on this machine listens on."""
+def listening(uid: int | None = None) -> set[tuple[str, int]]:
+    """The addresses that somebody on this machine, or one user, listens on."""
     found = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            if state != LISTEN:
+            _, local, _, state, _, _, _, owner, *_ = line.split()
+            if state != LISTEN or uid not in (None, int(owner)):
                 continue
             address, port = local.split(":")
             raw = bytes.fromhex(address)

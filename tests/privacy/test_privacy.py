@@ -84,6 +84,16 @@ def hold() -> Iterator[Callable[..., dict[str, Any]]]:
     shutil.rmtree(kernels / "privacy", ignore_errors=True)
 
 
+@pytest.fixture
+def login() -> Iterator[str]:
+    """A login host that lets the owner in; the configuration of ssh for it."""
+    argv = as_user(OWNER, sys.executable, str(HERE / "login.py"), os.environ["SLURM_CONF"])
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process.stdout.readline().strip()
+    process.communicate("", timeout=60)
+    assert process.returncode == 0
+
+
 def scan(asked: dict[str, Any]) -> list[list[str]]:
     """What the stranger finds."""
     places = ["/tmp", "/var/tmp", "/dev/shm", "/var/spool", "/run"]
@@ -114,9 +124,29 @@ def test_nothing_of_a_slurm_kernel_can_be_read(hold):
     assert re.fullmatch(r"[A-Za-z0-9+/=]{60,}", private_key)
     asked["secrets"] |= {"environment": value, "private key": private_key}
     assert scan(asked) == []
+    assert_private(asked["run_dir"])
 
-    # and nobody was kept out by chance: files are private one by one, too
-    for path in [Path(asked["run_dir"]), *Path(asked["run_dir"]).iterdir()]:
+
+@pytest.mark.parametrize("transport", ["asyncssh", "openssh"])
+def test_nothing_of_a_kernel_that_is_reached_by_ssh_can_be_read(login, hold, transport):
+    value = f"environment-{secrets.token_hex(8)}"
+    config = {
+        "time": "10",
+        "mem": "500M",
+        "env": {"API_TOKEN": value},
+        "ssh": {"host": "hpc", "config": login, "transport": transport},
+    }
+    asked = hold({"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": config}})
+    asked["secrets"] |= {"environment": value, "private key": asked["private_key"].splitlines()[1]}
+    ports = {port for _, port in listening(pwd.getpwnam(OWNER).pw_uid)} - set(asked["known_ports"])
+    assert len(ports) == 1, "the supervisor's is the only one on either side"
+    assert scan(asked) == []
+    assert_private(asked["run_dir"])
+
+
+def assert_private(run_dir: str) -> None:
+    """Nobody is kept out by chance: files are private one by one, too."""
+    for path in [Path(run_dir), *Path(run_dir).iterdir()]:
         assert path.stat().st_mode & 0o077 == 0, path
 
 

@@ -69,7 +69,7 @@ def test_a_kernel_shut_down_while_the_controller_is_down_gives_its_job_back(star
 
 @pytest.mark.parametrize("start", ["block", "now"])
 def test_a_launch_cancelled_while_the_controller_is_down_leaves_no_job(kernelspec, commands, hands, monkeypatch, start):
-    monkeypatch.setattr("slurm_provisioner.cluster.CANCEL_FIRST", 0.1)
+    monkeypatch.setattr("slurm_provisioner.cluster.LATER_FIRST", 0.1)
 
     async def main() -> None:
         manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), start=start, **QUEUED))

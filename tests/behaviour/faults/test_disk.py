@@ -126,7 +126,15 @@ def test_a_run_directory_that_vanishes_while_the_kernel_runs(start, kernelspec, 
 
 OTHERS = {
     "another launch's": json.dumps(
-        {"protocol": 1, "nonce": "0" * 32, "job_id": "1", "node": "n1", "hosts": ["127.0.0.1"], "port": 9, "pid": 1}
+        {
+            "protocol": 1,
+            "nonce": "0" * 32,
+            "job_id": "1",
+            "node": "n1",
+            "hosts": ["127.0.0.1"],
+            "port": 9,
+            "ssh_host_keys": [],
+        }
     ),
     "half of one": '{"protocol": 1, "nonce": "0',
     "an empty object": "{}",

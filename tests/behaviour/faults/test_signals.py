@@ -134,7 +134,7 @@ def test_a_restart_that_the_supervisor_does_not_answer_is_told_and_can_be_tried_
 
 
 def test_a_stuck_job_is_given_back_although_scancel_fails_at_first(start, kernelspec, commands, hands, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.cluster.CANCEL_FIRST", 0.3)
+    monkeypatch.setattr("slurm_provisioner.cluster.LATER_FIRST", 0.3)
     kernel = start(kernelspec(slurm_bin=str(commands)))
     hands.signal(kernel.job_id, "supervisor", signal.SIGSTOP)
     fails_thrice = (

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 import socket
 from typing import Any
 
 import pytest
-from conftest import Kernel, control, eventually, slurm
+from conftest import control, slurm
+from kernels import Kernel, eventually, plain
 from stand_ins import StandIns
 
 from slurm_provisioner.loop import background_loop
-from slurm_provisioner.transport.local import LocalTransport
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -39,14 +38,12 @@ def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
 def cut_link(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Break the connections with a kernel's supervisor, and let no others be made; those of clients stay."""
     link = kernel.manager.provisioner._job._link
-    connect, cut = LocalTransport.connect, link._target.port
 
-    async def no_way(self: LocalTransport, host: str, port: int) -> socket.socket:
-        if port == cut:
-            raise OSError(errno.EHOSTUNREACH, "No route to host")
-        return await connect(self, host, port)
+    async def no_way() -> socket.socket:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
 
-    monkeypatch.setattr(LocalTransport, "connect", no_way)
+    for route in link._routes.values():
+        monkeypatch.setattr(route, "connect", no_way)
     background_loop().loop.call_soon_threadsafe(link._writer.transport.abort)
     eventually(lambda: not link.connected, "a broken link")
 
@@ -58,11 +55,6 @@ def node_of(job_id: str) -> str:
 def warnings(caplog: pytest.LogCaptureFixture) -> str:
     """What the log has for the user to read."""
     return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
-
-
-def plain(text: str) -> str:
-    """An error without colours, on one line: how its lines are broken is not what the tests are about."""
-    return " ".join(re.sub(r"\x1b\[\d+m", "", text).split())
 
 
 def told(kernel: Kernel, code: str = "import time; time.sleep(600)", *, timeout: float = 30, alive: bool = True) -> str:

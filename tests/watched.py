@@ -9,10 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from conftest import log
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
-from tools import plain
+from kernels import log, plain
 from traitlets.config import Config
 
 JOB_ID = "import os; print(os.environ['SLURM_JOB_ID'])"

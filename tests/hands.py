@@ -4,7 +4,7 @@
 
 serves USER at a unix socket until standard input ends, and says on standard output when it listens. CLUSTER is
 scripts/cluster. A question is a line of JSON, ``["stop", "slurmctld"]``; so is its answer, ``{"value": ...}`` or
-``{"error": "a sentence"}``.
+``{"error": "a sentence"}``. `ask` asks one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import pwd
 import re
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -34,6 +35,8 @@ PATIENCE = 60.0
 
 class Hands:
     """The verbs. What they change is written down first, for `undo`."""
+
+    VERBS: tuple[str, ...] = ("stop", "kill", "start", "signal", "disk", "write_protect", "scontrol", "undo")
 
     def __init__(self, user: str, cluster: str, folder: Path) -> None:
         self.owner = pwd.getpwnam(user)
@@ -134,12 +137,12 @@ def process_of(job_id: str, name: str) -> int:
 class Server(socketserver.UnixStreamServer):
     """Serves one question after another."""
 
-    def __init__(self, path: str, hands: Hands) -> None:
+    def __init__(self, path: str, asker: pwd.struct_passwd, hands: Hands) -> None:
         self.hands = hands
         mask = os.umask(0o177)
         super().__init__(path, Question)
         os.umask(mask)
-        os.chown(path, hands.owner.pw_uid, hands.owner.pw_gid)
+        os.chown(path, asker.pw_uid, asker.pw_gid)
 
 
 class Question(socketserver.StreamRequestHandler):
@@ -149,23 +152,45 @@ class Question(socketserver.StreamRequestHandler):
         answer: dict[str, Any]
         try:
             verb, *words = json.loads(self.rfile.readline())
-            verbs = ("stop", "kill", "start", "signal", "disk", "write_protect", "scontrol", "undo")
-            answer = {"value": getattr(self.server.hands, verbs[verbs.index(verb)])(*words)}
+            hands = self.server.hands
+            answer = {"value": getattr(hands, hands.VERBS[hands.VERBS.index(verb)])(*words)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         self.wfile.write(json.dumps(answer).encode() + b"\n")
 
 
-def main() -> None:
-    path, user, cluster = sys.argv[1:]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # meant for whoever holds our standard input
-    hands = Hands(user, cluster, Path(path).parent)
-    with Server(path, hands) as server:
+def serve(path: str, asker: str, hands: Hands) -> None:
+    """Do what a user asks for at a socket, until standard input ends."""
+    with Server(path, pwd.getpwnam(asker), hands) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print("ready", flush=True)
         sys.stdin.read()
         server.shutdown()  # once the present question is answered
+
+
+def ask(path: str, *words: Any) -> Any:
+    """Ask for something at the socket, and return the answer's value."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(110)
+        connection.connect(path)
+        connection.sendall(json.dumps(words).encode() + b"\n")
+        with connection.makefile() as file:
+            answer = json.loads(file.readline())
+    assert "error" not in answer, answer["error"]
+    return answer["value"]
+
+
+def ignore_signals() -> None:
+    """Leave them to whoever holds our standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    path, user, cluster = sys.argv[1:]
+    ignore_signals()
+    hands = Hands(user, cluster, Path(path).parent)
+    serve(path, user, hands)
     hands.undo()
 
 
