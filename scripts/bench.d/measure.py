@@ -6,16 +6,20 @@ Rounds go through the ways in turn, so that the machine's moods meet all of them
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
+from login_host import Login
 from subjects import Bare, Fronted, Local, Slurm, jobs
 
 ROWS = {
@@ -36,11 +40,14 @@ from IPython.display import display
 for _ in range(20):
     display({"text/plain": "x" * 10_000_000}, raw=True)
 """
-#: The last one is what our endpoints cost by themselves.
+#: Transports to a login host.
+SSH = ("asyncssh", "openssh")
+#: "front/local" is what our endpoints cost by themselves.
 RATIOS = {
     "slurm/bare": (Slurm.name, Bare.name),
     "slurm/local": (Slurm.name, Local.name),
     "front/local": (Fronted.name, Local.name),
+    **{f"{name}/{Slurm.name}": (name, Slurm.name) for name in SSH},
 }
 SCALE = {"s": 1.0, "ms": 1000.0}
 
@@ -102,19 +109,34 @@ def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool
 
 
 def table(medians: dict[str, dict[str, float]], names: list[str]) -> str:
-    head = f"{'':26}" + "".join(f"{name:>14}" for name in [*names, *RATIOS])
-    lines = [head]
+    ratios = {name: pair for name, pair in RATIOS.items() if {*pair} <= {*names}}
+    width = 1 + max(map(len, [*names, *ratios]))
+    lines = [f"{'':26}" + "".join(f"{name:>{width}}" for name in [*names, *ratios])]
     for row, unit in ROWS.items():
         values = medians.get(row, {})
         if not values:
             continue
         line = f"{row:26}"
         for name in names:
-            line += f"{values[name] * SCALE[unit]:>11.2f} {unit:2}" if name in values else f"{'-':>14}"
-        for one, other in RATIOS.values():
-            line += f"{values[one] / values[other]:>14.2f}" if {one, other} <= values.keys() else f"{'-':>14}"
+            line += f"{values[name] * SCALE[unit]:>{width - 3}.2f} {unit:2}" if name in values else f"{'-':>{width}}"
+        for one, other in ratios.values():
+            line += f"{values[one] / values[other]:>{width}.2f}" if {one, other} <= values.keys() else f"{'-':>{width}}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def measure(subjects: list[Any], *, rounds: int, heavy: int) -> dict[str, dict[str, float]]:
+    """Medians by row and name."""
+    samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(rounds):
+        for subject in subjects:
+            name = subject.name
+            if sys.stderr.isatty():
+                print(f"\rround {number + 1}/{rounds}: {name:20}", end="", file=sys.stderr, flush=True)
+            one_round(subject, lambda row, seconds, name=name: samples[row][name].append(seconds), heavy=number < heavy)
+    if sys.stderr.isatty():
+        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    return {row: {name: statistics.median(values) for name, values in each.items()} for row, each in samples.items()}
 
 
 def main() -> None:
@@ -122,27 +144,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all ways (default: %(default)s)")
     parser.add_argument("--heavy", type=int, default=2, help="rounds with large outputs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the medians as JSON")
+    parser.add_argument(
+        "--ssh",
+        action="store_true",
+        help="measure this package by SSH, with both transports, beside itself without; a start logs in anew",
+    )
     options = parser.parse_args()
 
-    subjects = [Bare, Local, Fronted, Slurm]
-    samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for number in range(options.rounds):
-        for kind in subjects:
-            if sys.stderr.isatty():
-                print(f"\rround {number + 1}/{options.rounds}: {kind.name:20}", end="", file=sys.stderr, flush=True)
-            name = kind.name
-            one_round(
-                kind(),
-                lambda row, seconds, name=name: samples[row][name].append(seconds),
-                heavy=number < options.heavy,
-            )
-    if sys.stderr.isatty():
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    medians = {row: {name: statistics.median(values) for name, values in each.items()} for row, each in samples.items()}
+    subjects: list[Any] = [Bare(), Local(), Fronted(), Slurm()]
+    with contextlib.ExitStack() as stack:
+        if options.ssh:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-bench-"))
+            login = Login(Path(folder))
+            stack.callback(login.sshd.stop)
+            subjects = [Slurm(), *(Slurm(name, login.stanza(name)) for name in SSH)]
+        medians = measure(subjects, rounds=options.rounds, heavy=options.heavy)
     if options.json:
         print(json.dumps({"python": platform.python_version(), "rounds": options.rounds, "seconds": medians}, indent=1))
     else:
-        print(table(medians, [kind.name for kind in subjects]))
+        print(table(medians, [subject.name for subject in subjects]))
 
 
 if __name__ == "__main__":

@@ -101,11 +101,15 @@ class Fronted(Local):
 
 
 class Slurm(Local):
-    """This package."""
+    """This package; `place` is what a kernelspec has for a cluster elsewhere."""
 
     name = "slurm"
     in_slurm = True
-    metadata = {"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": RESOURCES}}
+
+    def __init__(self, name: str = name, place: Mapping[str, Any] | None = None) -> None:
+        self.name = name
+        stanza = {"provisioner_name": "slurm-provisioner", "config": {**RESOURCES, **(place or {})}}
+        self.metadata = {"kernel_provisioner": stanza}
 
 
 class Bare:
