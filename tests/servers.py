@@ -117,7 +117,11 @@ def running_server(
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            if process.poll() is None and "reentrant call" in log.read_text():
+                process.terminate()  # jupyter_server's signal handler logs, which may fail, and nothing ends then
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
