@@ -75,7 +75,9 @@ class Cluster:
                 await asyncio.sleep(pause)
                 try:
                     await do()
-                except CommandError:
+                except Exception as error:  # nobody else would do it
+                    if not isinstance(error, CommandError):
+                        log.exception("Unexpected error; it is tried again")
                     pause = min(2 * pause, LATER_LAST)
                 else:
                     log.info("%s now.", what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from .guard import guard
 __all__ = ["PrivateFolder", "connection_info", "private_folder"]
 
 #: Bytes of a unix socket's path at most (`sun_path`), and those that a name in the folder may have.
-_PATH_BYTES, _NAME_BYTES = 107, 12
+_PATH_BYTES, _NAME_BYTES = (103 if sys.platform == "darwin" else 107), 12
 
 
 def private_folder() -> PrivateFolder | None:

@@ -224,8 +224,12 @@ class Connection:
 
     async def execute(self, command: str) -> Process:
         """Start a command in a session of its own."""
+        opening = asyncio.ensure_future(self._connection.create_process(command, encoding=None))
         try:
-            process = await self._connection.create_process(command, encoding=None)
+            process = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)  # asyncssh would leave the session open
+            raise
         except asyncssh.ChannelOpenError as error:
             if self.lost.is_set():
                 raise words.lost(self._login, error.reason) from error
@@ -249,6 +253,11 @@ class Connection:
     async def aclose(self) -> None:
         """Close it."""
         await self._stack.aclose()
+
+
+def _close_late(opening: asyncio.Task[asyncssh.SSHClientProcess[bytes]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _Process:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import suppress
 
-from ..errors import CommandError
+from ..errors import CommandError, LoginHostError
 from ..login_host import LoginHost
 from .ssh import SshTransport
 
@@ -27,8 +26,12 @@ async def main(login: str, *argvs: str) -> None:
     transport = SshTransport(LoginHost.model_validate_json(login))
     try:
         for argv in argvs:
-            with suppress(CommandError):
+            try:
                 await transport.run(json.loads(argv), timeout=TIMEOUT)
+            except LoginHostError:
+                return  # no more tries than there have to be: they may be taken for an attack
+            except CommandError:
+                continue
     finally:
         await transport.aclose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ..errors import HostUnreachableError, LoginHostError, LoginRefusedError
 from .connection import Connection
@@ -12,6 +13,7 @@ from .connection import Connection
 __all__ = ["Lasting"]
 
 log = logging.getLogger("slurm_provisioner")
+T = TypeVar("T")
 
 #: Seconds until a host that could not be reached is tried again unasked: first, and at most.
 RETRY_FIRST, RETRY_LAST = 1.0, 10.0
@@ -46,7 +48,7 @@ class Lasting:
         self._pause = RETRY_FIRST
         self._not_before = self._no_look_before = 0.0
         self._trouble: LoginHostError | None = None
-        self._told = self._closed = False
+        self._told = self._closed = self._looking = False
         self._closing: set[asyncio.Task[None]] = set()
 
     async def get(self, *, wanted: bool = False) -> Connection:
@@ -68,12 +70,16 @@ class Lasting:
             self.drop(self._now)
         if self._now is not None:
             return self._now
+        if wanted and self._looking and self._making is not None and not self._making.done():
+            await asyncio.wait([self._making])
+            return await self.get(wanted=True)
         if self._making is None:
             now = asyncio.get_running_loop().time()
             early = self._trouble is not None and not wanted and now < self._not_before
             if early and now < self._no_look_before:
                 assert self._trouble is not None, "or it would not be early"
                 raise self._trouble.with_traceback(None)
+            self._looking = early
             self._making = asyncio.ensure_future(self._look() if early else self._connect())
             self._making.add_done_callback(self._made)
         return await asyncio.shield(self._making)
@@ -107,7 +113,7 @@ class Lasting:
 
     async def _connect(self) -> Connection:
         try:
-            connection = await self._make()
+            connection = await _only_these_errors(self._name, self._make())
         except LoginHostError as error:
             self._trouble = error
             pause = RETRY_REFUSED if isinstance(error, LoginRefusedError) else self._pause
@@ -120,7 +126,7 @@ class Lasting:
     async def _look(self) -> Connection:
         assert self._trouble is not None, "or it would be made"
         self._no_look_before = asyncio.get_running_loop().time() + RETRY_LAST
-        if (connection := await self._find()) is None:
+        if (connection := await _only_these_errors(self._name, self._find())) is None:
             raise self._trouble.with_traceback(None)
         return self._have(connection)
 
@@ -135,6 +141,18 @@ class Lasting:
         self._making = None
         if not task.cancelled():
             task.exception()  # whoever waits for it hears of it; there may be nobody any more
+
+
+async def _only_these_errors(name: str, made: Awaitable[T]) -> T:
+    """Have whatever goes wrong told as what everybody expects who needs a connection."""
+    try:
+        return await made
+    except LoginHostError:
+        raise
+    except Exception as error:
+        log.debug("Unexpected error with the connection to %s", name, exc_info=True)
+        why = str(error).rstrip(".") or type(error).__name__
+        raise HostUnreachableError(f"There is no connection to {name}: {why}.", host=name) from error
 
 
 async def _nothing() -> None:

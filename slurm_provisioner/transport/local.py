@@ -61,7 +61,7 @@ class LocalTransport:
             raise too_slow(argv, timeout) from error
         finally:
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS
                     os.killpg(process.pid, signal.SIGKILL)
                 with contextlib.suppress(asyncio.TimeoutError):  # a hanging file system holds even a killed process
                     await asyncio.wait_for(process.wait(), KILL_TIMEOUT)

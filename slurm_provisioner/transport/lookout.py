@@ -88,6 +88,8 @@ class Lookout:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("Unexpected error while looking out for files", exc_info=error)
+            if task is self._keeper:  # whoever waits next is to have another one
+                self._keeper = None
 
     async def _keep(self) -> None:
         pause = RETRY_FIRST

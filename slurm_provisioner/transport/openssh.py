@@ -147,9 +147,10 @@ async def _spawn(login: LoginHost, argv: Sequence[str], stdin: int) -> asyncio.s
             env={**os.environ, "SSH_ASKPASS_REQUIRE": "never", "LC_ALL": "C"},
             start_new_session=True,
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # there is no such program, or no process or thread left to be had
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise LoginHostError(
-            f"The program {login.program} cannot be run: {error.strerror}.",
+            f"The program {login.program} cannot be run: {why}.",
             host=login.host,
             hint='Install OpenSSH\'s client, set `program`, or use "transport": "asyncssh".',
         ) from error
@@ -157,7 +158,7 @@ async def _spawn(login: LoginHost, argv: Sequence[str], stdin: int) -> asyncio.s
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS
             os.killpg(process.pid, signal.SIGKILL)  # asyncio's own would take its exit code away from asyncio (3.11)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.wait(), LOCAL_TIMEOUT)
@@ -220,6 +221,9 @@ class Connection:
                     "UserKnownHostsFile": str(known_hosts),
                     "GlobalKnownHostsFile": "/dev/null",
                     "HostKeyAlias": node.name,
+                    "VerifyHostKeyDNS": "no",
+                    "IgnoreUnknown": "KnownHostsCommand",  # as the next one is to older programs
+                    "KnownHostsCommand": "none",
                 }
             path = f"{folder.path}/ssh"
             await _start_master(there, path, options)
@@ -263,8 +267,8 @@ class Connection:
             if self._ours:
                 await self._give_up(["-O", "exit"])
             else:
-                for route in self._routes:
-                    await self._give_up(route.undoing)
+                while self._routes:
+                    await self._give_up(self._routes.pop().undoing)
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             self._folder.remove()

@@ -45,6 +45,11 @@ class Sessions:
         self._most = max(1, min(self._most, self._open - 1))
         return self._open > 1
 
+    def begin_anew(self) -> None:
+        """Forget what the other side of a former connection wanted."""
+        self._most = MOST
+        self._next()
+
     def _next(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()

@@ -135,6 +135,7 @@ class SshTransport:
             except BaseException:
                 await connection.aclose()
                 raise
+        self._sessions.begin_anew()
         if self._awake is None:
             self._awake = asyncio.ensure_future(self._notice_sleep())
         return connection
@@ -250,7 +251,11 @@ class SshTransport:
         reply = remote.Reply()
         process = await connection.execute(remote.COMMAND)
         argv = ["sh", "-c", remote.LOOKOUT]
-        await process.write(remote.wrap(argv, reply.mark, seconds=LOOKOUT_TIME, settings=self._settings))
+        try:
+            await process.write(remote.wrap(argv, reply.mark, seconds=LOOKOUT_TIME, settings=self._settings))
+        except BaseException:
+            await process.aclose()
+            raise
         return process, reply
 
 

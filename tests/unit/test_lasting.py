@@ -131,6 +131,42 @@ def test_a_connection_that_the_user_makes_is_found_meanwhile(monkeypatch):
     asyncio.run(main())
 
 
+def test_a_start_does_not_take_an_old_refusal_for_an_answer():
+    look = asyncio.Event()
+
+    async def find() -> None:
+        await look.wait()
+
+    async def main() -> None:
+        host = Host()
+        host.trouble = LoginRefusedError("no", host="hpc")
+        connection = Lasting("the login host hpc", host.make, find)
+        with pytest.raises(LoginRefusedError):
+            await connection.get()
+        connection._no_look_before = 0
+        looking = asyncio.ensure_future(connection.get())
+        await asyncio.sleep(0)
+        host.trouble = None
+        wanted = asyncio.ensure_future(connection.get(wanted=True))
+        await asyncio.sleep(0)
+        look.set()
+        with pytest.raises(LoginRefusedError):
+            await looking
+        assert await wanted is host.made[0]
+        await connection.aclose()
+
+    asyncio.run(main())
+
+
+def test_what_goes_wrong_otherwise_is_told_as_what_everybody_expects():
+    async def scene(connection, host):
+        host.trouble = RuntimeError("can't start new thread")
+        with pytest.raises(HostUnreachableError, match="can't start new thread"):
+            await connection.get()
+
+    play(scene)
+
+
 def test_pauses_grow_up_to_a_limit():
     async def scene(connection, host):
         host.trouble = HostUnreachableError("no", host="hpc")
