@@ -118,6 +118,17 @@ def remove_folders_of_the_killed() -> None:
         shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
 
 
+def connections() -> dict[int, str]:
+    """The ControlMasters of this user and the folder of each; nobody's children, they outlive who made them."""
+    found = {}
+    for folder in _folders():
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.fsencode(f"{folder}/ssh") in (path / "cmdline").read_bytes().split(b"\0"):
+                    found[int(path.name)] = folder
+    return found
+
+
 def _leftovers() -> dict[str, Any]:
     """What kernels leave behind on this machine if somebody forgets it."""
     mine = os.getuid()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import QUEUED, eventually, queue, queue_empties, remove_folders_of_the_killed, start_now
+from conftest import QUEUED, connections, eventually, queue, queue_empties, remove_folders_of_the_killed, start_now
 from jupyter_client.manager import AsyncKernelManager
 from servers import running_server
 from stand_ins import StandIns
@@ -198,12 +199,14 @@ def everything_of(pid: int) -> list[int]:
 def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
     """Not even a process that looks after the server's jobs is left: the lease ends them."""
     up = tmp_path / "up"
+    others = connections()
     name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {"start": "block"}))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(up)], start_new_session=True)
     try:
         job = eventually(queue, "a job")[0]
         eventually(up.exists if moment == "once it is up" else lambda: "PENDING" in queue()[0], moment)
-        for pid in everything_of(process.pid):
+        connected = {pid: folder for pid, folder in connections().items() if pid not in others}
+        for pid in [*everything_of(process.pid), *connected]:
             os.kill(pid, signal.SIGKILL)
     finally:
         process.kill()
@@ -213,6 +216,8 @@ def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
         start_now(job.split()[0])
     queue_empties()
     remove_folders_of_the_killed()
+    for folder in connected.values():
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
