@@ -102,6 +102,7 @@ def test_a_queued_kernel_is_interrupted_and_restarted_while_the_controller_is_do
             assert (await other.end(timeout=5))["status"] == "aborted"
 
             cell = kernel.cell(JOB_ID)
+            await cell.shows("Slurm does not answer at the moment")
             await kernel.manager.restart_kernel()
             assert "KeyboardInterrupt" in await cell.error(timeout=5), "it was asked for before the restart"
             cell = kernel.cell(JOB_ID)

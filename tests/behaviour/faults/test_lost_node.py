@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import control, eventually, queue, queue_empties, slurm
+from conftest import control, queue, queue_empties, slurm
 from tools import cut_link, jobs_of, node_of, warnings
 from watched import JOB_ID, Cell, Watched, until, watched
 
-#: A cell that writes a file for as long as its kernel lives.
-WRITER = "import pathlib, time\nwhile True: pathlib.Path({path!r}).write_text(str(time.time())); time.sleep(0.02)"
+#: A cell that writes the time for as long as its kernel lives, and whole at any moment.
+WRITER = """import pathlib, time
+path = pathlib.Path({path!r})
+while True:
+    path.with_suffix('.new').write_text(str(time.time()))
+    path.with_suffix('.new').replace(path)
+    time.sleep(0.02)"""
 #: A cell that prints and ends once there is a file, and leaves another one.
 WAITER = """import pathlib, time
 print('begun', flush=True)
@@ -106,7 +111,7 @@ def lost(kernelspec, hands, monkeypatch, tmp_path):
 
 
 def written(path: Path) -> float:
-    return eventually(path.read_text, "a whole line") and float(path.read_text() or time.time())
+    return float(path.read_text())
 
 
 def test_a_new_job_waits_until_the_lost_kernel_has_ended(lost, caplog):
