@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import getpass
 import os
-import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..environment import clean_environment
 from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
 from . import Account, Completed, Node, Route, too_slow
+from .children import end
 
 __all__ = ["LocalTransport"]
 
@@ -60,11 +60,7 @@ class LocalTransport:
         except asyncio.TimeoutError as error:
             raise too_slow(argv, timeout) from error
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS
-                    os.killpg(process.pid, signal.SIGKILL)
-                with contextlib.suppress(asyncio.TimeoutError):  # a hanging file system holds even a killed process
-                    await asyncio.wait_for(process.wait(), KILL_TIMEOUT)
+            await end(process, KILL_TIMEOUT)
         assert process.returncode is not None
         return Completed(
             argv=tuple(argv),

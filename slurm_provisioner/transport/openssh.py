@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import shlex
-import signal
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..folder import PrivateFolder
 from ..login_host import LoginHost, NodeHost
 from . import Node
 from . import login as words
+from .children import end
 from .connection import ALIVE_COUNT, ALIVE_INTERVAL, CONNECT_TIMEOUT, Process, SessionRefusedError
 
 __all__ = ["Connection", "connect", "find"]
@@ -131,7 +131,7 @@ async def _ssh(login: LoginHost, argv: Sequence[str], timeout: float = LOCAL_TIM
     except asyncio.TimeoutError:
         return None, "", ""
     finally:
-        await _end(process)
+        await end(process, LOCAL_TIMEOUT)
     return process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
@@ -154,14 +154,6 @@ async def _spawn(login: LoginHost, argv: Sequence[str], stdin: int) -> asyncio.s
             host=login.host,
             hint='Install OpenSSH\'s client, set `program`, or use "transport": "asyncssh".',
         ) from error
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS
-            os.killpg(process.pid, signal.SIGKILL)  # asyncio's own would take its exit code away from asyncio (3.11)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), LOCAL_TIMEOUT)
 
 
 class Connection:
@@ -308,7 +300,7 @@ class _Process:
 
     async def aclose(self) -> None:
         self._stdin.close()
-        await _end(self._process)
+        await end(self._process, LOCAL_TIMEOUT)
 
 
 class _Route:

@@ -112,9 +112,7 @@ def _folders() -> list[str]:
 
 def remove_folders_of_the_killed() -> None:
     """Remove what a server or a supervisor cannot remove that was ended by SIGKILL."""
-    for folder in _folders():
-        if (Path(folder) / "ssh").exists():  # a connection lives there, which others use
-            continue
+    for folder in {*_folders()} - {*connections().values()}:  # a connection that lives is used by others
         shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
 
 
