@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import batch, explain
-from .arrival import await_supervisor
+from .arrival import Arrival, await_supervisor
 from .cluster import Cluster
 from .config import KernelConfig
 from .credentials import Identity, make_identity
@@ -33,6 +33,7 @@ from .errors import (
 )
 from .link import Link, Target
 from .loop import first, to_the_end
+from .processes import this_server
 from .record import STARTING, JobRecord
 from .request import KernelCommand, Launch, kernel_request
 from .status import JobStatus, Phase
@@ -99,6 +100,9 @@ class Allocation:
         self.record = JobRecord(log)
         #: The run directory on the cluster.
         self.run_dir = ""
+        #: Where its supervisor was found, and when, in seconds since the epoch; None before.
+        self.arrival: Arrival | None = None
+        self.arrived_at = 0.0
 
     # ------------------------------------------------------------------- launch
 
@@ -154,6 +158,8 @@ class Allocation:
             server_certificate=self._ours.certificate,
             stop_timeout=STOP_TIMEOUT / 2,
             squeue=slurm.state_argv(),
+            server=this_server(),
+            submitted=time.time(),
         )
         job = prepare(self._config, command, account, launch, delay=math.ceil(delay))
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
@@ -184,6 +190,7 @@ class Allocation:
         arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
         self.record.node = arrival.node.name
         self._does(STARTING)
+        self.arrival, self.arrived_at = arrival, time.time()
         self._found.set()
         self._attach(self._at(arrival.node, arrival.hosts, arrival.port, self._theirs.certificate))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -28,11 +29,17 @@ class Arrival:
         Addresses to reach it by.
     port : int
         Its TLS port.
+    python : str
+        The version of the Python that runs it.
+    told_at : float
+        When it told this, by the clock of its node, in seconds since the epoch; NaN if that is not known.
     """
 
     node: Node
     hosts: tuple[str, ...]
     port: int
+    python: str = ""
+    told_at: float = math.nan
 
 
 async def await_supervisor(transport: Transport, run_dir: str, nonce: str, doing: Callable[[str], None]) -> Arrival:
@@ -57,5 +64,6 @@ def _read(content: bytes, nonce: str) -> Arrival | None:
         document = json.loads(content)
         if document["nonce"] == nonce:
             node = Node(str(document["node"]), tuple(map(str, document["ssh_host_keys"])))
-            return Arrival(node, tuple(map(str, document["hosts"])), int(document["port"]))
+            where = node, tuple(map(str, document["hosts"])), int(document["port"])
+            return Arrival(*where, str(document.get("python", "")), float(document.get("time", "nan")))
     return None

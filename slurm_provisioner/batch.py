@@ -22,10 +22,13 @@ __all__ = [
     "expand_home",
     "kernel_wrapper",
     "log_directory",
+    "log_glob",
     "log_path",
+    "log_pattern",
     "render",
     "sbatch_line",
     "warning_seconds",
+    "without_supervisor",
 ]
 
 #: Exit code of the batch script when a step of the environment failed; its last line on stderr says which.
@@ -84,6 +87,12 @@ def render(config: KernelConfig, *, job_name: str, run_dir: str, home: str, laun
     return "\n\n".join(parts)
 
 
+def without_supervisor(script: str) -> str:
+    """Return a batch script for people to read: without the supervisor's text, which is the same in all of them."""
+    begin, end = script.index(f"<<'{TERMINATOR}'\n"), script.rindex(f"\n{TERMINATOR}\n")
+    return f"{script[:begin]}<<'{TERMINATOR}'\n…{script[end:]}"
+
+
 def kernel_wrapper(config: KernelConfig, *, home: str) -> tuple[list[str], bool]:
     """Return the command in front of the kernel's own, and whether the kernel is the supervisor's own child.
 
@@ -136,18 +145,35 @@ def warning_seconds(config: KernelConfig) -> int:
 # The log
 
 
-def log_path(config: KernelConfig, *, run_dir: str, home: str, job_id: str, job_name: str, user: str) -> str | None:
-    """Return the path of a job's log; None if it holds patterns that only the node can fill in."""
-    pattern = _log_pattern(config, run_dir, home)
-    known = {"j": job_id, "A": job_id, "x": job_name, "u": user, "%": "%"}
+def log_path(pattern: str, *, job_id: str, job_name: str, user: str) -> str | None:
+    """Return the path of a job's log; None if it holds patterns that only the node can fill in.
 
-    def fill_in(match: re.Match[str]) -> str:
-        text = known[match[2]]
-        return text.zfill(int(match[1] or 0)) if match[2] in "jA" else text
+    Parameters
+    ----------
+    pattern : str
+        What `log_pattern` returned.
+    job_id, job_name, user : str
+        Id, name and owner of the job; the id may be "" where it is not known.
+    """
+    parts = _filled(pattern, job_id, job_name, user)
+    return None if None in parts else "".join(filter(None, parts))
 
-    if set(re.findall("%[0-9]*(.)", pattern)) - set(known):
-        return None
-    return re.sub("%([0-9]*)(.)", fill_in, pattern)
+
+def log_glob(pattern: str, *, job_id: str, job_name: str, user: str) -> str:
+    """Return a pattern of the shell for a job's log, quoted but for what only the node could fill in."""
+    return "".join("*" if part is None else shlex.quote(part) for part in _filled(pattern, job_id, job_name, user))
+
+
+def _filled(pattern: str, job_id: str, job_name: str, user: str) -> list[str | None]:
+    """Return the parts of a log's path, None for what is not known."""
+    known = {"x": job_name, "u": user, "%": "%", **({"j": job_id, "A": job_id} if job_id else {})}
+    parts: list[str | None] = []
+    for text, width, letter in re.findall("([^%]*)(?:%([0-9]*)(.))?", pattern):
+        filling = known.get(letter) if letter else ""
+        if filling is not None and letter in ("j", "A"):
+            filling = filling.zfill(int(width or 0))
+        parts += [each for each in (text, filling) if each != ""]
+    return parts
 
 
 def log_directory(config: KernelConfig, *, run_dir: str, home: str) -> str | None:
@@ -155,11 +181,12 @@ def log_directory(config: KernelConfig, *, run_dir: str, home: str) -> str | Non
 
     A job whose log cannot be opened dies without a trace, so the folder is to be made before the job is submitted.
     """
-    folder = _log_pattern(config, run_dir, home).rpartition("/")[0].replace("%%", "\0")
+    folder = log_pattern(config, run_dir, home).rpartition("/")[0].replace("%%", "\0")
     return None if "%" in folder else folder.replace("\0", "%") or "/"
 
 
-def _log_pattern(config: KernelConfig, run_dir: str, home: str) -> str:
+def log_pattern(config: KernelConfig, run_dir: str, home: str) -> str:
+    """Return where a job's log is, with sbatch's %-patterns."""
     if config.log is None:
         return f"{_plain(run_dir)}/job.log"
     return _plain(home) + config.log[1:] if config.log.startswith("~/") else config.log
@@ -179,7 +206,7 @@ def _directives(config: KernelConfig, job_name: str, run_dir: str, home: str, de
     lines = [
         sbatch_line("job-name", job_name),
         sbatch_line("chdir", home),
-        sbatch_line("output", _log_pattern(config, run_dir, home)),
+        sbatch_line("output", log_pattern(config, run_dir, home)),
         sbatch_line("open-mode", "append" if config.log else "truncate"),
         sbatch_line("no-requeue"),
     ]

@@ -18,7 +18,16 @@ from .limits import apply_limits
 from .login_host import LoginHost
 from .sources import DEFAULTS, KERNELSPEC, ONE_OF, PREFIX, Merged, explain, refusal, suggestion
 
-__all__ = ["KERNELSPEC_ONLY", "Container", "KernelConfig", "overrides_from_env"]
+__all__ = ["KERNELSPEC_ONLY", "SECTIONS", "Container", "KernelConfig", "overrides_from_env"]
+
+#: The fields' groups, by the first field of each.
+SECTIONS = {
+    "partition": "Resources: what the job asks for",
+    "login_shell": "Environment: what is set up in the job before the kernel starts",
+    "python": "Run: how the kernel is started on the node",
+    "start": "Policy: what to wait for, and how long",
+    "ssh": "Place: where the cluster is, and things on it",
+}
 
 #: Seconds of the lease where nobody gave any, and where the server may be a laptop that sleeps.
 LEASE, SSH_LEASE = 900.0, 7200.0
@@ -263,8 +272,9 @@ class KernelConfig(BaseModel):
 
     ssh: Annotated[LoginHost, BeforeValidator(fields.login_host)] | None = Field(
         default=None,
-        description="Login host of the cluster, where this machine is none: its name, or a mapping of `host` and what "
-        "is below. ~/.ssh/config is honoured. Default: none; Slurm's commands are run on this machine.",
+        description="Login host of the cluster, where this machine is none: its name, or a mapping of `host` and more, "
+        "such as `user`, `transport` or `via`. ~/.ssh/config is honoured. Default: none; Slurm's commands are run on "
+        "this machine.",
     )
     state_dir: fields.Path = Field(
         default="~/.slurm_provisioner",

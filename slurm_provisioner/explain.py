@@ -22,6 +22,7 @@ __all__ = [
     "LOGGED",
     "Evidence",
     "given_up",
+    "how_it_ended",
     "job_ended",
     "kernel_died",
     "kernel_not_started",
@@ -108,6 +109,8 @@ _EXIT_CODES = {
 }
 
 _NO_MODULE = re.compile(r"No module named '?([\w.]+)'?")
+# What zmq says to a kernel made with xeus (xeus-python, xeus-cling, LFortran ...) whose sockets have long names.
+_LONG_NAME = re.compile(r"^(RuntimeError|\s*what\(\)): +Invalid argument$", re.MULTILINE)
 _NO_MEMORY = re.compile(r"oom.kill|MemoryError|Exceeded job memory limit", re.IGNORECASE)
 
 
@@ -162,6 +165,11 @@ def job_ended(seen: Evidence, *, up: bool) -> JobEndedError:
     return JobEndedError(f"Job {seen.job_id}{where} ended{when}: {words}.", hint=hint, **seen.fields)  # type: ignore[arg-type]
 
 
+def how_it_ended(seen: Evidence) -> str:
+    """Return how a job ended, as a clause."""
+    return _end(seen, up=True)[0]
+
+
 def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
     status = seen.status
     left = seen.leaving or _told_its_log(seen.log)
@@ -210,6 +218,8 @@ def kernel_not_started(seen: Evidence, code: int | None, signum: int | None) -> 
         package = name.split(".")[0].replace("ipykernel_launcher", "ipykernel")
         words += f": Python has no module {name} there"
         hint = f"Install {package} in the kernel's environment, or choose another one: {_ENVIRONMENT}, or `argv`."
+    elif _LONG_NAME.search(text):
+        hint = 'If it is made with xeus, its sockets cannot be in a long TMPDIR: set `kernel_transport` to "tcp".'
     elif seen.oom or signum == signal.SIGKILL or _NO_MEMORY.search(text):
         hint = "It may have run out of memory: ask for more with `mem`."
     return KernelStartError(f"Job {seen.job_id} runs on {seen.node}, but {words}.", hint=hint, **seen.fields)  # type: ignore[arg-type]
@@ -248,7 +258,8 @@ def started_too_long(seen: Evidence, seconds: float) -> StartTimeoutError:
     """Return the error of a kernel that was not up after `start_timeout`."""
     return StartTimeoutError(
         f"Job {seen.job_id} started, but its kernel was not up after {seconds:g} s (`start_timeout`).",
-        hint="The end of the log shows what took so long; `start_timeout` allows more.",
+        hint="The end of the log shows what took so long; `start_timeout` allows more. A kernel that knows TCP alone "
+        'needs `kernel_transport`: "tcp".',
         **seen.fields,  # type: ignore[arg-type]
     )
 

@@ -112,6 +112,17 @@ class KernelJob:
             await herald.end(error)
         return endpoints
 
+    async def wait_until_up(self) -> None:
+        """Wait until the kernel of the last launch is up.
+
+        Raises
+        ------
+        SlurmProvisionerError
+            There is none, and why.
+        """
+        if self._rise is not None:
+            await asyncio.shield(self._rise)
+
     async def _open(self) -> tuple[Herald, dict[str, Any]]:
         """Bind the endpoints, and bind those again whose files jupyter_client has removed."""
         await self._link.open()

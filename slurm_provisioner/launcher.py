@@ -437,7 +437,8 @@ class PrivateDir:
     """A directory of our own on a local file system, for sockets and for what is secret. Removed at the end."""
 
     def __init__(self, environment: Mapping[str, str], kernel_id: str) -> None:
-        name = "slurm-kernel-" + os.urandom(6).hex()
+        # Kernels made with xeus have room for 31 characters of an endpoint, and "ipc:///tmp/NAME/k-1" is no longer.
+        name = "slurm-" + os.urandom(5).hex()
         mounts = read_text("/proc/self/mounts")
         refused = []
         wanted = (environment.get("SLURM_TMPDIR"), environment.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
@@ -453,13 +454,24 @@ class PrivateDir:
         else:
             raise LauncherError(NO_DIRECTORY, "no usable place for the kernel's sockets: " + "; ".join(refused))
         self.path = os.path.join(base, name)
+        self.hold()
         self.pid_file = os.path.join(self.path, "pid")
         # Libraries take the kernel's id from this name.
         self.connection_file = os.path.join(self.path, "kernel-{}.json".format(re.sub(r"[^\w.-]", "_", kernel_id)[:64]))
 
+    def hold(self) -> None:
+        """Keep a file locked while we live, by which others see that the directory is in use."""
+        import fcntl  # noqa: PLC0415 (late, as the others are)
+
+        path = os.path.join(self.path, "lock")
+        with suppress(OSError):
+            lock = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(f"{path}.new", path)  # only now: nobody sees it unlocked
+
     def clear(self) -> None:
         """Remove what a kernel has left: its sockets, its connection file."""
-        for name in os.listdir(self.path):
+        for name in set(os.listdir(self.path)) - {"lock"}:
             with suppress(OSError):
                 os.unlink(os.path.join(self.path, name))
 
@@ -1268,7 +1280,7 @@ class Supervisor:
             port = await self.port.open(address, self.request, self.private)
             python = "{}.{}.{}".format(*sys.version_info)
             whereabouts = {"hosts": hosts, "port": port, "ssh_host_keys": ssh_host_keys()}
-            publish(run_dir, {**self.whoami, **whereabouts, "pid": os.getpid(), "python": python})
+            publish(run_dir, {**self.whoami, **whereabouts, "pid": os.getpid(), "python": python, "time": time.time()})
             self.alone.begin()
             code = await self.ending
         finally:

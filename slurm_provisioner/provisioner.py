@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from jupyter_client.connect import KernelConnectionInfo
 
+    from .allocation import Allocation
     from .config import KernelConfig
     from .job import KernelJob
     from .request import KernelCommand
@@ -89,6 +90,11 @@ class SlurmProvisioner(KernelProvisionerBase):
         """Slurm's id of the job, if there is one."""
         return self._job.job_id if self._job is not None else None
 
+    @property
+    def allocation(self) -> Allocation | None:
+        """What is known of the job: its record, its run directory; None where there was none yet. Not to be changed."""
+        return self._job.allocation if self._job is not None else None
+
     # -------------------------------------------------------------------- launch
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -144,6 +150,7 @@ class SlurmProvisioner(KernelProvisionerBase):
                 "kernel_name": getattr(self.parent, "kernel_name", ""),
                 "jupyter_session": env.get("JPY_SESSION_NAME", ""),
             },
+            display_name=str(self.kernel_spec.display_name),
         )
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:  # noqa: ARG002
@@ -225,6 +232,17 @@ class SlurmProvisioner(KernelProvisionerBase):
         if not self._job.stopping:
             self._found_dead = code is not None
         return code
+
+    async def wait_until_up(self) -> None:
+        """Wait until the kernel of the last start is up, which may have to wait for its job.
+
+        Raises
+        ------
+        SlurmProvisionerError
+            There is no kernel, and why.
+        """
+        if self._job is not None:
+            await background_loop().run(self._job.wait_until_up())
 
     async def wait(self) -> int | None:
         """Wait for the end of the kernel process and return its exit code."""

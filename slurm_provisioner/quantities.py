@@ -18,6 +18,7 @@ __all__ = [
     "format_duration",
     "format_size",
     "format_time",
+    "gpus_by_type",
     "gpus_in_gres",
     "largest_node_count",
     "parse_count",
@@ -27,6 +28,8 @@ __all__ = [
     "parse_size",
     "parse_time",
     "seconds_allowed",
+    "smallest_node_count",
+    "span",
 ]
 
 #: A time without end.
@@ -122,6 +125,21 @@ def format_duration(seconds: float) -> str:
     return "".join(parts)
 
 
+def span(seconds: float | None, parts: int = 2) -> str:
+    """Return a time in words, in its largest units: "1 h 30 min"; "" for none."""
+    if seconds is None:
+        return ""
+    if seconds == UNLIMITED:
+        return "no limit"
+    words: list[str] = []
+    rest = int(seconds)
+    for size, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
+        count, rest = divmod(rest, size)
+        if count or (size == 1 and not words):
+            words.append(f"{count} {unit}")
+    return " ".join(words[:parts])
+
+
 def _seconds(text: str) -> float | None:
     """Read D-HH[:MM[:SS]], HH:MM:SS, MM[:SS], or units; None for anything else."""
     if match := _DAYS.fullmatch(text):
@@ -194,6 +212,11 @@ def largest_node_count(nodes: str) -> int:
     return max(int(part.partition(":")[0].rpartition("-")[2]) for part in nodes.split(","))
 
 
+def smallest_node_count(nodes: str) -> int:
+    """Return the fewest nodes that `nodes`, from `parse_nodes`, can mean."""
+    return min(int(part.partition(":")[0].partition("-")[0]) for part in nodes.split(","))
+
+
 def parse_gpus(value: object) -> str:
     """Return a number of GPUs as sbatch takes it: ``2``, ``a100:2``, ``a100:1,v100:1``; a type means one."""
     counts = []
@@ -223,6 +246,23 @@ def gpus_in_gres(gres: str) -> int:
             counts = [count for field in fields if (count := _gres_count(field)) is not None]
             total += max(counts, default=1)
     return total
+
+
+def gpus_by_type(gres: str) -> dict[str, int]:
+    """Return the GPUs in a list of generic resources by type, "" for those without one.
+
+    It is what a node has, ``gpu:a100:4(S:0-1)``, or a ``--gres``. A type may look like a number: ``gpu:3090:2``.
+    """
+    found: dict[str, int] = {}
+    for item in re.sub(r"\([^)]*\)", "", gres.replace("=", ":")).split(","):
+        name, *fields = re.sub("^gres[:/]", "", item.strip()).split(":")
+        if name.lower() != "gpu":
+            continue
+        fields = [field for field in fields if field not in ("", "no_consume")]
+        count = _gres_count(fields[-1].lower()) if fields else None
+        kind = ":".join(fields if count is None else fields[:-1])
+        found[kind] = found.get(kind, 0) + (1 if count is None else count)
+    return found
 
 
 def _gres_count(field: str) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import batch
+from .about import Server
 from .config import KernelConfig
 from .credentials import Identity
 
@@ -33,6 +34,8 @@ class KernelCommand:
         The interpreter that a bare ``python`` in argv means, if it exists there.
     session : dict
         Key, signature scheme, kernel name and session of the connection file.
+    display_name : str
+        What people pick its kernelspec by.
     """
 
     argv: list[str]
@@ -40,6 +43,7 @@ class KernelCommand:
     cwd: str | None
     python: str | None
     session: dict[str, str] = field(repr=False)
+    display_name: str = ""
 
 
 def kernel_request(config: KernelConfig, command: KernelCommand, *, home: str) -> dict[str, Any]:
@@ -87,6 +91,10 @@ class Launch:
         Seconds between SIGTERM and SIGKILL when the supervisor ends the kernel.
     squeue : list of str
         The command that prints the job's state, for a supervisor that hears of nobody any more.
+    server : Server
+        Who submits it.
+    submitted : float
+        When, in seconds since the epoch.
     """
 
     kernel_id: str
@@ -95,6 +103,8 @@ class Launch:
     server_certificate: str
     stop_timeout: float
     squeue: list[str]
+    server: Server = field(default_factory=Server)
+    submitted: float = 0.0
 
 
 def launch_request(config: KernelConfig, command: KernelCommand, launch: Launch, *, home: str) -> dict[str, Any]:

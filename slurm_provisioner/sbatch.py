@@ -17,6 +17,7 @@ __all__ = [
     "complaint_of",
     "parse_submission",
     "prune_argv",
+    "refused",
     "submission_error",
     "submit_argv",
 ]
@@ -24,19 +25,20 @@ __all__ = [
 # Exit codes of the shell part.
 _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
 
-# Run by a POSIX shell on the cluster: makes the run directory, puts the request (first line of stdin) in it, tells
-# which host this is, and hands the rest of stdin to sbatch. One round trip, and nothing secret in any argv. sbatch gets
-# a clean environment: SBATCH_* would beat the script's own lines, and --export=ALL, its default, would ship every
-# variable of the server into the job. `read` takes exactly one line off a pipe (POSIX, read).
+# Run by a POSIX shell on the cluster: makes the run directory, puts the request and what the kernel is (the first two
+# lines of stdin) in it, tells which host this is, and hands the rest of stdin to sbatch. One round trip, and nothing
+# secret in any argv. sbatch gets a clean environment: SBATCH_* would beat the script's own lines, and --export=ALL, its
+# default, would ship every variable of the server into the job. `read` takes exactly one line off a pipe (POSIX, read).
 _SUBMIT = r"""
 umask=$(umask)
 umask 077
 run_dir=$1 log_dir=$2 bin=$3
 shift 3
-IFS= read -r request || exit 91
+IFS= read -r request && IFS= read -r about || exit 91
 {
     mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log progress &&
     : > job.log && : > progress &&
+    printf '%s\n' "$about" > about.json && chmod 600 about.json &&
     printf '%s\n' "$request" > request.json && chmod 600 request.json &&
     { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
       printf '%s\n%s\n' "$boot" "$net" > login-host || :; }
@@ -57,7 +59,10 @@ exec env -i HOME="$HOME" USER="$user" LOGNAME="$user" SHELL="${SHELL:-/bin/sh}" 
 
 
 def submit_argv(run_dir: str, log_directory: str, bin_dir: str, clusters: str) -> list[str]:
-    """Return the command that submits a job; its stdin is the request's line and then the script."""
+    """Return the command that submits a job.
+
+    Its stdin is the request's line, the line that says what the kernel is, and then the script.
+    """
     return ["sh", "-c", _SUBMIT, "submit", run_dir, log_directory, bin_dir, *clusters_option(clusters)]
 
 
@@ -67,7 +72,7 @@ _PRUNE = r"""
 cd -- "$1" || exit
 for folder in $(find . -maxdepth 1 -type d -mtime "+$2" -name '????????-????-????-????-????????????'); do
     [ -e "$folder/request.json" ] || [ -e "$folder/connection.json" ] || {
-        rm -f "$folder/job.log" "$folder/login-host" "$folder/progress"
+        rm -f "$folder/about.json" "$folder/job.log" "$folder/login-host" "$folder/progress"
         rmdir "$folder"
     }
 done 2> /dev/null
@@ -97,6 +102,10 @@ def parse_submission(stdout: str) -> str | None:
 
 # Without a percent sign, which JupyterLab's dialog would show twice.
 _REFUSALS = [
+    (
+        r"accounting/qos policy|qos.*limit|assoc.*limit",  # which may speak of time limits, too
+        "Your account's limits: `sacctmgr show qos` and `sshare -U` show them; ask for less or end a job.",
+    ),
     (r"invalid partition", "`partition`: `sinfo -s` lists those you can use."),
     (
         r"invalid account",
@@ -118,10 +127,6 @@ _REFUSALS = [
     ),
     (r"feature|constraint", "`constraint`: `sinfo -O Partition,Features:60` lists the features of the nodes."),
     (r"reservation", "`reservation`: `scontrol show reservation` lists them."),
-    (
-        r"qos.*limit|assoc.*limit|accounting/qos policy",
-        "Your account's limits: `sacctmgr show qos` and `sshare -U` show them; ask for less or end a job.",
-    ),
     (
         r"unable to contact|socket timed out|connection refused|communication",
         "The controller does not answer; `scontrol ping` tells when it is back. Then start the kernel again.",
@@ -150,6 +155,12 @@ def submission_error(done: Completed, *, run_dir: str) -> CommandError:
             hint="Run Jupyter on a login node of the cluster, or name one in `ssh`. On a login node, set `slurm_bin` "
             "to the folder of Slurm's commands.",
         )
+    return refused(done, argv)
+
+
+def refused(done: Completed, argv: Sequence[str]) -> SubmissionError:
+    """Return the error of an sbatch that took no job; `argv` is the command as people know it."""
+    output = {"argv": argv, "returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
     complaint = complaint_of(done.stderr)
     if not complaint:
         return SubmissionError(

@@ -1,4 +1,4 @@
-"""Slurm's commands, run over a transport. Their text, and what it means, is in `sbatch` and `status`.
+"""Slurm's commands, run over a transport. Their text is in `sbatch`, `status` and `offers`.
 
 Source: scancel(1).
 """
@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
+from .checkup import forecast
 from .errors import CommandError, CommandTimeoutError, ConnectionLostError, SubmissionError
 from .loop import to_the_end
+from .offers import Offers, offers_argv, parse_offers
 from .sbatch import (
     as_sbatch,
     clusters_option,
     complaint_of,
     parse_submission,
     prune_argv,
+    refused,
     submission_error,
     submit_argv,
 )
@@ -38,14 +41,16 @@ from .status import (
     state_argv,
 )
 from .submission import Submission
-from .transport import Completed, Transport
+from .transport import Completed, Transport, too_slow
 
-__all__ = ["Slurm"]
+__all__ = ["COMMAND_TIMEOUT", "Slurm", "failed"]
 
 #: Seconds a command may take. A controller that is down answers after about 9 s.
 COMMAND_TIMEOUT = 15.0
 #: Seconds sbatch may take: job submit plugins of sites can be slow.
 SUBMIT_TIMEOUT = 60.0
+#: Seconds that asking for what is offered may take: two daemons, of which neither may answer.
+OFFERS_TIMEOUT = 30.0
 
 #: A job whose submission got no answer is looked for so many times, and the seconds between them: a busy controller may
 #: take it only after sbatch has given up.
@@ -105,9 +110,9 @@ class Slurm:
                 raise
 
     async def _submit(self, job: Submission) -> str:
-        assert "\n" not in job.request
+        assert "\n" not in job.request + job.about
         argv = submit_argv(job.run_dir, job.log_directory, self.bin_dir, self.clusters)
-        stdin = f"{job.request}\n{job.script}".encode()
+        stdin = f"{job.request}\n{job.about}\n{job.script}".encode()
         try:
             done = await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)
         except ConnectionLostError:
@@ -174,10 +179,10 @@ class Slurm:
         """
         done = await self.transport.run(self._cancel_argv(job_name), timeout=COMMAND_TIMEOUT)
         if done.returncode != 0 and "No active jobs" not in done.stderr:
-            raise _failed(done)
+            raise failed(done)
 
     def _cancel_argv(self, job_name: str) -> list[str]:
-        return self._program(["scancel", f"--name={job_name}", *clusters_option(self.clusters)])
+        return self.program(["scancel", f"--name={job_name}", *clusters_option(self.clusters)])
 
     def if_we_die(self, job_name: str, run_dir: str) -> Callable[[], None]:
         """Have a job cancelled, and its secrets removed, if this process dies; return what takes that back."""
@@ -186,7 +191,7 @@ class Slurm:
 
     def state_argv(self) -> list[str]:
         """Return the command by which a job learns on its node whether Slurm still has it."""
-        return self._program(state_argv("{job_id}", self.clusters))
+        return self.program(state_argv("{job_id}", self.clusters))
 
     async def queue(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """Return what squeue says of some jobs; those it does not know are missing.
@@ -205,7 +210,7 @@ class Slurm:
             return {}
         jobs = parse_queue(done.stdout)
         if done.returncode != 0 or jobs is None:
-            raise _failed(done)
+            raise failed(done)
         return jobs
 
     async def positions(self, job_ids: Collection[str], partitions: Collection[str]) -> dict[str, Position]:
@@ -216,7 +221,7 @@ class Slurm:
         CommandError
             It could not be asked.
         """
-        squeue = self._program(positions_argv(partitions, self.clusters))
+        squeue = self.program(positions_argv(partitions, self.clusters))
         argv = ["sh", "-c", f'"$@" | head -n {QUEUE_LINES}', "squeue", *squeue]
         done = await self.transport.run(argv, timeout=COMMAND_TIMEOUT)
         return parse_positions(done.stdout, job_ids)
@@ -234,6 +239,36 @@ class Slurm:
                 if status is not None and status.phase is Phase.ENDED:
                     return status
         return None
+
+    async def offers(self) -> Offers:
+        """Return what the cluster offers to this user; what could not be asked is None, and it says why.
+
+        Raises
+        ------
+        CommandError
+            Nothing could be asked.
+        """
+        try:
+            done = await self.transport.run(offers_argv(self.bin_dir, self.clusters), timeout=OFFERS_TIMEOUT)
+        except CommandTimeoutError as timeout:
+            raise too_slow(["scontrol", "show", "partition"], OFFERS_TIMEOUT) from timeout
+        return parse_offers(done.stdout)
+
+    async def forecast(self, script: str) -> str:
+        """Return when and where a batch script would start, as far as Slurm tells. No job comes of it.
+
+        Raises
+        ------
+        SubmissionError
+            Slurm would refuse it.
+        CommandError
+            It could not be asked.
+        """
+        argv = self.program(["sbatch", "--test-only", *clusters_option(self.clusters)])
+        done = await self.transport.run(argv, stdin=script.encode(), timeout=SUBMIT_TIMEOUT)
+        if done.returncode != 0:
+            raise refused(done, argv)
+        return forecast(done.stderr)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job. One that is gone already is no error.
@@ -282,12 +317,13 @@ class Slurm:
         done = await self._run(argv)
         gone = re.search(r"Invalid job id|already completing or completed|not active", done.stderr)
         if done.returncode != 0 and not gone:
-            raise _failed(done)
+            raise failed(done)
 
     async def _run(self, argv: list[str]) -> Completed:
-        return await self.transport.run(self._program(argv), timeout=COMMAND_TIMEOUT)
+        return await self.transport.run(self.program(argv), timeout=COMMAND_TIMEOUT)
 
-    def _program(self, argv: list[str]) -> list[str]:
+    def program(self, argv: list[str]) -> list[str]:
+        """Return a command of Slurm's with the folder that its program is in."""
         return [f"{self.bin_dir}/{argv[0]}", *argv[1:]] if self.bin_dir else argv
 
 
@@ -297,7 +333,8 @@ def _answer_lost(stderr: str) -> bool:
     return not refused or re.search(r"timed out|Zero Bytes|connection|communication", stderr, re.IGNORECASE) is not None
 
 
-def _failed(done: Completed) -> CommandError:
+def failed(done: Completed) -> CommandError:
+    """Return the error of a command that did not do what it should."""
     program = done.argv[0].rpartition("/")[2]
     return CommandError(
         f"{program} failed: {complaint_of(done.stderr) or 'its answer cannot be understood'}.",

@@ -45,7 +45,7 @@ _ALSO_CALLED = {
     "image": "container",
 }
 
-_HINTS = {
+HINTS = {
     KERNELSPEC: "Correct kernel.json, under metadata.kernel_provisioner.config: `jupyter kernelspec list` shows "
     "where it is.",
     DEFAULTS: "The administrators of this Jupyter server set c.SlurmProvisioner.defaults in its configuration.",
@@ -131,7 +131,7 @@ def suggestion(name: str, names: Sequence[str]) -> str:
 
 def refusal(problems: Sequence[str], hint: str = "") -> ConfigError:
     """Return the error for `problems`; a single one is said in its first line."""
-    hint = hint or " ".join(text for source, text in _HINTS.items() if any(f"({source}" in p for p in problems))
+    hint = hint or " ".join(text for source, text in HINTS.items() if any(f"({source}" in p for p in problems))
     if len(problems) == 1:
         return ConfigError(f"The kernel's Slurm settings cannot be used: {problems[0]}", hint=hint)
     return ConfigError("The kernel's Slurm settings cannot be used:", evidence=problems, hint=hint)

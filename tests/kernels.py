@@ -37,12 +37,19 @@ def plain(text: str) -> str:
 
 
 def install_kernelspec(
-    data_dir: Path, name: str, argv: Sequence[str], env: Mapping[str, str], config: Mapping[str, Any] | None
+    data_dir: Path,
+    name: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    config: Mapping[str, Any] | None,
+    *,
+    interrupt_mode: str = "signal",
 ) -> str:
     """Install a kernelspec, whose kernels are run by us if there is a config; return its name."""
     folder = data_dir / "kernels" / name
     folder.mkdir(parents=True, exist_ok=True)
     spec: dict[str, Any] = {"display_name": name, "language": "python", "argv": [*argv], "env": {**env}}
+    spec["interrupt_mode"] = interrupt_mode
     if config is not None:
         spec["metadata"] = {"kernel_provisioner": {"provisioner_name": "slurm-provisioner", "config": {**config}}}
     (folder / "kernel.json").write_text(json.dumps(spec))

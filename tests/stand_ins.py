@@ -84,3 +84,69 @@ def container(parent: Path) -> dict[str, Any]:
         "container": {"image": "/images/python.sif", "binds": ["/data"]},
         "prologue": [f"PATH={apptainer.parent}:$PATH"],
     }
+
+
+IMAGE = """#!/bin/bash
+# stands in for apptainer: an image is a folder that becomes the root, with the system's programs and what is bound
+[ "$1" = exec ] || exit 64
+shift
+binds=(/usr /etc /proc /dev "$HOME")
+while [ "$1" = --bind ]; do
+    binds+=("$2")
+    shift 2
+done
+root=$1
+shift
+for bind in "${binds[@]}"; do
+    mkdir -p "$root/${bind#*:}"
+done
+export root all="${binds[*]}" as="--map-user=$(id -u) --map-group=$(id -g)"
+exec unshare --user --map-root-user --mount bash -c '
+    for bind in $all; do
+        mount --rbind "${bind%%:*}" "$root/${bind#*:}" || exit
+    done
+    cd /
+    exec unshare --user $as --root="$root" "$@"' "$0" "$@"
+"""
+
+
+def image(parent: Path, binds: list[str]) -> dict[str, Any]:
+    """What a kernelspec has for a kernel in a container that has a root of its own."""
+    apptainer, root = parent / "bin" / "apptainer", parent / "image"
+    for folder in (apptainer.parent, root):
+        folder.mkdir()
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "image").write_text("a root of its own")
+    apptainer.write_text(IMAGE)
+    apptainer.chmod(0o755)
+    return {
+        "container": {"image": str(root), "binds": binds},
+        "prologue": [f"PATH={apptainer.parent}:$PATH"],
+    }
+
+
+CONDA = """#!/bin/bash
+# stands in for conda: its hook makes the shell function that activates an environment
+cat <<'HOOK'
+conda() {
+    local env=$2
+    [ "$1" = activate ] || return 2
+    %s
+    if [ ! -x "$env/bin/python" ]; then
+        echo "EnvironmentNameNotFound: Could not find conda environment: $env" >&2
+        return 1
+    fi
+    export CONDA_PREFIX=$env PATH=$env/bin:$PATH
+}
+HOOK
+"""
+
+
+def conda(parent: Path, **environments: Path) -> Path:
+    """Make a conda with some environments; its program."""
+    known = [f"[ $env != {name} ] || env={shlex.quote(str(path))}" for name, path in environments.items()]
+    program = parent / "conda"
+    program.write_text(CONDA % "\n    ".join(known))
+    program.chmod(0o755)
+    return program

@@ -74,6 +74,14 @@ async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Fut
 VIA = os.environ.get("SLURM_TEST_VIA", "local")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out by SSH what runs locally, and would be the same."""
+    again = [item for item in items if VIA != "local" and item.get_closest_marker("any_way")]
+    if again:
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if item not in again]
+
+
 @pytest.fixture(scope="session")
 def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login | None]:
     if VIA == "local":
@@ -94,7 +102,9 @@ def cluster() -> None:
 
 
 #: How processes of a kernel look: the kernel itself, and its supervisor.
-PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|python\S* -I - |^ssh |^sshd: [\w-]+[@ ]")
+PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|/kernel-[\w-]+\.json|python\S* -I - |^ssh |^sshd: [\w-]+[@ ]")
+#: Names of their private folders: the server's, and the node's.
+FOLDER = re.compile(r"slurm-(kernel-\w+|[0-9a-f]{10})$")
 #: Threads that may outlive a kernel: the background loop, asyncio's workers, and jupyter_core's for blocking calls.
 THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner$|asyncio_|pytest")
 
@@ -103,9 +113,9 @@ def _folders() -> list[str]:
     """Private folders of kernels, of both sides, for their sockets and secrets."""
     found = []
     for parent in {tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"}:
-        for path in Path(parent).glob("slurm-kernel-*"):
+        for path in Path(parent).glob("slurm-*"):
             with contextlib.suppress(OSError):
-                if path.stat().st_uid == os.getuid():
+                if FOLDER.match(path.name) and path.stat().st_uid == os.getuid():
                     found.append(str(path))
     return found
 
@@ -181,30 +191,45 @@ def kernelspec(jupyter_home: Path, login: Login | None) -> Kernelspec:
         argv: list[str] | None = None,
         spec_env: dict[str, str] | None = None,
         stanza: bool = True,
+        interrupt_mode: str = "signal",
         **config: Any,
     ) -> str:
         given = {**RESOURCES, **(login.stanza(VIA) if login else {}), **config} if stanza else None
-        return install_kernelspec(jupyter_home, name, argv or ARGV, spec_env or {}, given)
+        return install_kernelspec(
+            jupyter_home, name, argv or ARGV, spec_env or {}, given, interrupt_mode=interrupt_mode
+        )
 
     return install
 
 
 @pytest.fixture
 def start(kernelspec: Kernelspec) -> Iterator[Callable[..., Kernel]]:
-    """Start kernels, and wait for them unless their jobs are `queued`; what a test leaves running is shut down."""
+    """Start kernels, and wait for the `first` cell unless their jobs are `queued`; what is left is shut down."""
     kernels: list[Kernel] = []
 
-    def start(name: str | None = None, *, queued: bool = False, **kwargs: Any) -> Kernel:
+    def start(name: str | None = None, *, queued: bool = False, first: str = "pass", **kwargs: Any) -> Kernel:
         manager = KernelManager(kernel_name=name or kernelspec())
         manager.start_kernel(**kwargs)
         kernels.append(Kernel(manager))
         if not queued:
-            kernels[-1].run("pass")
+            kernels[-1].run(first)
         return kernels[-1]
 
     yield start
     for kernel in kernels:
         kernel.close()
+
+
+@pytest.fixture
+def profile() -> Iterator[Callable[[str], int]]:
+    """Have the login shell of jobs read some lines, too."""
+    path = Path.home() / ".bash_profile"
+    before = path.read_bytes() if path.exists() else None
+    yield lambda lines: path.write_text(f"{lines}\n")
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(before)
 
 
 @pytest.fixture

@@ -329,7 +329,7 @@ class Job:
 
     @property
     def private_dirs(self) -> list[Path]:
-        return list(self.tmp.glob("slurm-kernel-*"))
+        return list(self.tmp.glob("slurm-*"))
 
     def tls(self, channel: str | None, identity: str | None = "server") -> ssl.SSLContext:
         """A client's context: for a channel, as somebody."""

@@ -148,6 +148,12 @@ def test_a_place_that_is_too_long_is_passed_over(tmp_path):
     assert not os.path.exists(private.path)
 
 
+def test_sockets_in_tmp_have_names_that_kernels_made_with_xeus_can_hold():
+    with launcher.PrivateDir({"TMPDIR": "/tmp"}, "id") as private:
+        ip, ports = launcher.kernel_ports("ipc", private)
+        assert all(len(f"ipc://{ip}-{port}") < 32 for port in ports.values())
+
+
 def test_announced_hosts():
     named = {"c1": ["10.0.0.5"], "login": ["127.0.1.1"], "c1.cluster": ["::1", "10.0.0.5"], "gone": []}
     assert launcher.announced_hosts("10.1.0.5", named, "192.0.2.1") == ["10.1.0.5", "c1", "c1.cluster", "192.0.2.1"]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_from_the_start_to_a_stop(job: Job):
         if first["state"] == "starting":
             assert supervisor.event("ready") == {"event": "ready", "pid": first["pid"], "generation": 1}
 
-        python = connection.pop("python")
+        python, told_at = connection.pop("python"), connection.pop("time")
         port = connection["port"]
         assert connection == {
             "protocol": 1,
@@ -53,6 +54,7 @@ def test_from_the_start_to_a_stop(job: Job):
             "pid": job.process.pid,
         }
         assert python.split(".")[0] == "3"
+        assert abs(told_at - time.time()) < 60
         assert mode(job.run_dir / "connection.json") == 0o600
         assert job.files == ["connection.json", "job.log", "login-host"]
 
@@ -60,7 +62,7 @@ def test_from_the_start_to_a_stop(job: Job):
         name = f"kernel-{job.request['kernel_id']}.json"
         assert mode(private) == 0o700
         assert mode(private / name) == 0o600
-        assert {path.name for path in private.iterdir()} == {name, "k-1", "k-2", "k-3", "k-4", "k-5"}
+        assert {path.name for path in private.iterdir()} == {name, "lock", "k-1", "k-2", "k-3", "k-4", "k-5"}
         assert json.loads((private / name).read_text()) == {
             **job.session,
             "transport": "ipc",

@@ -14,6 +14,8 @@ CONNECTION = {
     "hosts": ["10.0.0.1", "c1"],
     "port": 4711,
     "ssh_host_keys": ["ssh-ed25519 AAAA"],
+    "python": "3.6.8",
+    "time": 1767323045.5,
 }
 
 
@@ -39,7 +41,7 @@ def test_the_script_tells_its_steps_and_the_connection_file_where_the_supervisor
     progress = [b"load", b"loading modules gcc/12\n", b"loading modules gcc/12\nrunning\xff\nstarting the sup"]
     looks = [*(("progress", each) for each in progress), ("connection.json", CONNECTION)]
     found, steps = arrives(*looks)
-    assert found == Arrival(Node("c1", ("ssh-ed25519 AAAA",)), ("10.0.0.1", "c1"), 4711)
+    assert found == Arrival(Node("c1", ("ssh-ed25519 AAAA",)), ("10.0.0.1", "c1"), 4711, "3.6.8", 1767323045.5)
     assert steps == ["loading modules gcc/12", "running\ufffd"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from slurm_provisioner import errors, explain, launcher
 from slurm_provisioner.errors import CommandTimeoutError, JobEndedError, SubmissionError
 from slurm_provisioner.explain import (
@@ -91,6 +93,12 @@ def test_a_kernel_that_is_not_installed():
     assert "Install ipykernel " in text
 
 
+@pytest.mark.parametrize("said", ["RuntimeError: Invalid argument", "  what():  Invalid argument"])
+def test_a_kernel_whose_sockets_have_too_long_names_for_it(said):
+    assert "`kernel_transport`" in kernel(1, None, "Starting", said)
+    assert "`kernel_transport`" not in kernel(1, None, f"OSError: {said}?")
+
+
 def test_a_kernel_that_was_killed():
     text = kernel(None, 9)
     assert "SIGKILL" in text
@@ -102,6 +110,7 @@ def test_waits_that_were_too_long():
     assert "PENDING (Priority)" in str(queued_too_long(seen, 60))
     running = Evidence("1", JobStatus("1", "RUNNING"), "c1", ["last words"], "/log")
     assert "last words" in str(started_too_long(running, 60))
+    assert "`kernel_transport`" in str(started_too_long(running, 60))
 
 
 def test_a_node_that_cannot_be_reached():

@@ -16,6 +16,16 @@ PACKAGE = Path(slurm_provisioner.__file__).parent
 
 # Each layer may import those below it, never those above or beside it, but for pairs that are named here.
 LAYERS = [
+    {"cli", "cli.completion"},
+    {"cli.add", "cli.edit", "cli.render", "cli.doctor", "cli.jobs", "cli.logs", "cli.clean"},
+    {"cli.trial"},
+    {"cli.checks"},
+    {"cli.options", "cli.picker", "cli.rendering", "cli.request", "cli.source"},
+    {"cli.finding"},
+    {"cli.completing"},
+    {"cli.places"},
+    {"cli.asking", "cli.main", "cli.words"},
+    {"cli.kernelspecs", "cli.naming", "cli.show", "cli.site"},
     {"provisioner"},
     {"job"},
     {"herald"},
@@ -29,9 +39,12 @@ LAYERS = [
     {"front.ledger", "front.notice"},
     {"front.messages"},
     {"watcher", "record", "link", "arrival"},
+    {"kernels"},
     {"explain", "endpoints", "waiting"},
-    {"slurm"},
-    {"submission", "status"},
+    {"slurm", "fit"},
+    {"listing"},
+    {"books"},
+    {"submission", "status", "offers", "checkup"},
     {"request"},
     {"batch"},
     {"sbatch"},
@@ -53,10 +66,10 @@ LAYERS = [
     {"limits"},
     {"sources"},
     {"fields"},
-    {"quantities", "sbatch_options"},
+    {"quantities", "sbatch_options", "catalogue"},
     {"folder"},
-    {"guard", "kernel_info", "stream"},
-    {"loop", "errors", "credentials", "environment", "reasons"},
+    {"guard", "kernel_info", "processes", "stream"},
+    {"about", "loop", "errors", "credentials", "environment", "reasons"},
 ]
 NOBODYS = {"launcher"}
 

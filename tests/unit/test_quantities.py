@@ -24,6 +24,7 @@ from slurm_provisioner.quantities import (
     parse_nodes,
     parse_size,
     parse_time,
+    span,
 )
 
 
@@ -129,6 +130,23 @@ def test_durations_are_written_for_people():
     assert format_duration(5400) == "1h30m"
     assert format_duration(0.5) == "0.5s"
     assert format_duration(UNLIMITED) == "no limit"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (600, "10 min"),
+        (3599, "59 min 59 s"),
+        (90_061, "1 d 1 h"),
+        (math.inf, "no limit"),
+    ],
+)
+def test_times_are_told_in_two_units(seconds, text):
+    assert span(seconds) == text
+    assert span(131_400, parts=4) == "1 d 12 h 30 min"
 
 
 @pytest.mark.parametrize(

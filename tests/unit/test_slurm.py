@@ -90,12 +90,17 @@ def said(stdout: str = "", stderr: str = "", returncode: int = 0) -> Completed:
     return Completed(("sh", "-c", "…", "submit", "dir", "", "", "--clusters=a"), returncode, stdout, stderr)
 
 
+#: As it is written: what printf or echo would understand stays as it is.
+ABOUT = '{"notebook": "a \\n b %s.ipynb"}'
+
+
 def submit(transport: LocalTransport) -> str:
     return asyncio.run(Slurm(transport).submit(job()))
 
 
 def job(run_dir: str = "/d", request: str = "{}", script: str = "#!/bin/sh\n") -> Submission:
-    return Submission("jupyter-unique", run_dir, "", request, script, KernelConfig(), Account("alice", "/home/alice"))
+    account = Account("alice", "/home/alice")
+    return Submission("jupyter-unique", run_dir, "", request, ABOUT, script, KernelConfig(), account)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +295,9 @@ def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
     assert seen.endswith("-- stdin\n#!/bin/bash\necho hi\n")
     request = run_dir / "request.json"
     assert request.read_text() == '{"key": "secret with \\\\n and %s and \'quotes\'"}\n'
-    assert stat.S_IMODE(request.stat().st_mode) == 0o600
+    assert (run_dir / "about.json").read_text() == f"{ABOUT}\n"
+    for path in (request, run_dir / "about.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
     log = run_dir / "job.log"
     for path in (log, run_dir / "progress"):
@@ -375,7 +382,7 @@ def test_only_old_logs_of_failures_are_removed(tmp_path):
         folder(str(uuid.uuid4()), "thesis.tex"),
         folder("thesis", "job.log"),
     }
-    folder(str(uuid.uuid4()), "job.log", "login-host", "progress")
+    folder(str(uuid.uuid4()), "about.json", "job.log", "login-host", "progress")
     folder(str(uuid.uuid4()))
     asyncio.run(Slurm(LocalTransport()).prune(str(tmp_path)))
     assert set(os.listdir(tmp_path)) == kept

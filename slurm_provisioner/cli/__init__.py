@@ -1,0 +1,1 @@
+"""`jupyter slurm`: kernels in Slurm jobs, from the command line."""

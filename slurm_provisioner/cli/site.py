@@ -1,0 +1,68 @@
+"""The site's settings, as a Jupyter server on this machine would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jupyter_core.application import JupyterApp
+from traitlets import TraitError
+
+from ..config import KernelConfig, overrides_from_env
+from ..errors import ConfigError
+from ..provisioner import SlurmProvisioner
+from ..sources import DEFAULTS, HINTS
+
+__all__ = ["load", "provisioner"]
+
+
+class _Server(JupyterApp):
+    """Reads the configuration files of jupyter_server, which need not be installed here."""
+
+    name = "jupyter-server"
+    config_file_name = "jupyter_server_config"
+    raise_config_file_errors = True
+
+
+def provisioner() -> SlurmProvisioner:
+    """Return a provisioner with the site's `defaults` and `limits`, and no kernel.
+
+    Raises
+    ------
+    ConfigError
+        One of them is not of its kind.
+    """
+    app = _Server()
+    try:
+        app.load_config_file(suppress_errors=False)
+    except Exception as error:  # whatever a file of somebody's own does
+        raise ConfigError(
+            f"The configuration of this Jupyter server cannot be read: {type(error).__name__}: {error}.",
+            hint=f"`jupyter --paths` lists the folders of {app.config_file_name}.py and jupyter_config.py.",
+        ) from error
+    try:
+        return SlurmProvisioner(parent=app, kernel_id="")
+    except TraitError as error:
+        raise ConfigError(
+            f"A setting of this Jupyter server cannot be used: {str(error).rstrip('.')}.", hint=HINTS[DEFAULTS]
+        ) from error
+
+
+def load(config: Mapping[str, object], environ: Mapping[str, str] | None = None) -> KernelConfig:
+    """Return the configuration of a kernelspec on this site.
+
+    Parameters
+    ----------
+    config : mapping
+        The ``config`` of the kernelspec.
+    environ : mapping, optional
+        Variables that change one start. Default: none.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be used, or asks for more than the site allows.
+    """
+    site: Any = provisioner()
+    overrides = overrides_from_env(environ or {})
+    return KernelConfig.load(config, defaults=site.defaults, overrides=overrides, limits=site.limits)

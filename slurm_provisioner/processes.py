@@ -1,0 +1,64 @@
+"""Which process is which, over reuse of their numbers, reboots and containers.
+
+Source: proc(5).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from .about import Server
+
+__all__ = ["is_gone", "this_process", "this_server"]
+
+
+def this_server() -> Server:
+    """Return who this process is."""
+    user = ""
+    with suppress(KeyError, OSError):  # nobody has that number
+        user = getpass.getuser()
+    return Server(socket.gethostname(), user, this_process())
+
+
+def this_process() -> str:
+    """Return what tells this process from any other: boot, space of process numbers, number, start.
+
+    It is "" where the system does not tell.
+    """
+    return _identity(os.getpid())
+
+
+def is_gone(process: str) -> bool:
+    """Return whether a process has ended, of which `this_process` was told; False where that cannot be known from here.
+
+    Another boot or another space of numbers may be another machine of that name, or a container of this one.
+    """
+    own, parts = this_process().split(), process.split()
+    if not own or len(parts) != len(own) or parts[:2] != own[:2] or not parts[2].isdigit():
+        return False
+    now = _identity(int(parts[2]))
+    return now != process if now else not _exists(int(parts[2]))
+
+
+def _identity(pid: int) -> str:
+    with suppress(OSError, IndexError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # a name may have spaces
+        start = "ended" if fields[0] in (b"Z", b"X") else fields[19].decode()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {pid} {start}"
+    return ""
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, which /proc may not show (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

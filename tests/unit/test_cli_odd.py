@@ -1,0 +1,233 @@
+"""`jupyter slurm` where somebody else wrote what it reads, or where it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from slurm_provisioner.about import About
+from slurm_provisioner.books import Entry, Kernel
+from slurm_provisioner.cli import clean, doctor, finding, kernelspecs, places, show
+from slurm_provisioner.cli.finding import Found
+from slurm_provisioner.cli.kernelspecs import Kernelspec
+from slurm_provisioner.cli.main import call
+from slurm_provisioner.cli.places import Where
+from slurm_provisioner.cluster import Place
+from slurm_provisioner.errors import CommandError
+
+OURS = {"provisioner_name": "slurm-provisioner"}
+ARGV = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where kernelspecs are, of which there are none; nothing of this machine is seen."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setattr("jupyter_client.kernelspec.jupyter_path", lambda *parts: [str(Path(tmp_path, "data", *parts))])
+    return tmp_path / "data" / "kernels"
+
+
+def kernelspec(folder: Path, name: str = "odd", **more: object) -> Path:
+    return written(folder, json.dumps({"argv": ARGV, "display_name": "Odd", "language": "python", **more}), name)
+
+
+def written(folder: Path, text: str, name: str = "odd") -> Path:
+    path = folder / name / "kernel.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def stanza_of(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text())["metadata"]["kernel_provisioner"]
+
+
+# Kernelspecs
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", '"x"', '{"metadata": null}', '{"argv": 7}', '{"display_name": null}', "\x00"],
+    ids=["empty", "half", "a list", "a text", "no metadata", "no argv", "no name", "no text"],
+)
+def test_what_is_no_kernelspec_is_named_and_in_nobodys_way(folder, capsys, text):
+    path = written(folder, text)
+    assert kernelspecs.names(only_ours=True) == {}
+    for words in (["add", "odd", "--no-check"], ["doctor", "odd"], ["render", "odd"]):
+        assert call(words) == 2
+        assert f"{path} is no kernelspec: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metadata", [{"kernel_provisioner": "x"}, {"kernel_provisioner": None}, {}])
+def test_a_stanza_that_is_none_is_nobodys(folder, metadata):
+    kernelspec(folder, metadata=metadata)
+    assert kernelspecs.names(only_ours=True) == {}
+    assert call(["add", "odd", "--no-check", "--mem", "1G", "--name", "made"]) == 0
+    assert stanza_of(folder / "made" / "kernel.json") == {**OURS, "config": {"mem": "1G"}}
+
+
+def test_a_config_of_null_asks_for_nothing(folder):
+    path = kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": None}})
+    assert call(["edit", "odd", "--no-check", "--mem", "1G"]) == 0
+    assert stanza_of(path)["config"] == {"mem": "1G"}
+
+
+def test_a_config_that_is_no_mapping_is_told_and_keeps_no_other_from_being_listed(folder, capsys):
+    kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": ["mem"]}})
+    kernelspec(folder, "far", metadata={"kernel_provisioner": {**OURS, "config": {"ssh": "hpc"}}})
+    assert call(["edit", "odd", "--no-check", "--mem", "1G"]) == 2
+    assert "no mapping" in capsys.readouterr().err
+    assert [where.name for where in places.wheres(ssh="hpc")] == ["hpc"]
+    assert "passed over: The `config` of the kernelspec odd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["local-provisioner", "a-strangers"])
+def test_a_kernelspec_of_another_provisioner_becomes_ours_without_its_config(folder, name):
+    kernelspec(folder, metadata={"kernel_provisioner": {"provisioner_name": name, "config": {"theirs": 1}}})
+    assert call(["add", "odd", "--no-check", "--mem", "1G", "--name", "made"]) == 0
+    assert stanza_of(folder / "made" / "kernel.json") == {**OURS, "config": {"mem": "1G"}}
+
+
+def test_a_change_keeps_what_it_does_not_know(folder):
+    path = kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {"gpus": None}}}, sites_own=1)
+    assert call(["edit", "odd", "--no-check", "--unset", "gpus"]) == 0, "null is a value"
+    document = json.loads(path.read_text())
+    assert document["sites_own"] == 1
+    assert "kernel_protocol_version" not in document, "what was not there stays away"
+    assert stanza_of(path)["config"] == {}
+
+
+def test_a_read_only_kernelspec_makes_one_that_can_be_changed(folder):
+    path = kernelspec(folder)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    assert call(["add", "odd", "--no-check", "--mem", "1G", "--name", "made"]) == 0
+    assert (folder / "made").stat().st_mode & 0o700 == 0o700
+
+
+def test_a_kernelspec_is_removed_however_its_name_is_written(folder):
+    kernelspec(folder, metadata={"kernel_provisioner": OURS})
+    assert call(["remove", "ODD", "-y"]) == 0
+    assert not (folder / "odd").exists()
+
+
+def test_a_setting_of_the_site_that_cannot_be_is_told_as_one(tmp_path, capsys):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.py").write_text("c.SlurmProvisioner.defaults = 'gpu'")
+    assert call(["add", "--conda-env", "x", "--no-check"]) == 2
+    error = capsys.readouterr().err
+    assert "'defaults'" in error
+    assert "administrators" in error
+
+
+# Completion
+
+
+def test_a_completer_says_nothing_and_completes_nothing_where_something_is_wrong(monkeypatch, capsys):
+    def look(*_args: object, **_kwargs: object) -> None:
+        show.note("warning: half of it is missing")
+        raise CommandError("squeue failed.", argv=["squeue"])
+
+    monkeypatch.setattr(finding, "look", look)
+    monkeypatch.setattr(finding, "wheres", lambda **_: [])
+    assert finding.complete_kernel(click.Context(click.Command("info")), click.Argument(["kernel"]), "") == []
+    assert capsys.readouterr() == ("", "")
+
+
+# What is left behind
+
+
+@pytest.fixture
+def cleaned(monkeypatch):
+    """The names of those jobs of which `clean` removes what is left, where the clusters have only run directories."""
+    removed: list[str] = []
+    abouts = [About("k1", "old", submitted=1.0), About("k2", "young", submitted=time.time() - 60)]
+    found = [Found(Where(Place(), ()), Kernel(Entry(f"/r/{about.kernel_id}", about), None)) for about in abouts]
+
+    def remove(over: list[Found], unknown: bool) -> tuple[list[Kernel], bool]:
+        removed.extend(each.kernel.about.job_name for each in over)
+        return [each.kernel for each in over], True
+
+    def run(*words: str, complete: bool = True) -> list[str]:
+        removed.clear()
+        monkeypatch.setattr(clean, "look", lambda where: (found, complete))
+        assert call(["clean", *words]) == (0 if complete else 3)
+        return removed
+
+    monkeypatch.setattr(clean, "wheres", lambda **_: [Where(Place(), ())])
+    monkeypatch.setattr(clean, "left_behind", lambda: iter(()))
+    monkeypatch.setattr(clean, "_remove", remove)
+    return run
+
+
+def test_a_job_that_nobody_knows_may_be_on_its_way_to_the_controller(cleaned):
+    assert cleaned() == []
+    assert cleaned("--unknown") == ["old"]
+
+
+def test_a_job_that_nobody_knows_may_be_known_to_who_did_not_answer(cleaned):
+    assert cleaned("--unknown", complete=False) == []
+
+
+def test_a_folder_to_clean_is_named_from_the_root_or_the_home(cleaned, capsys):
+    assert call(["clean", "--state-dir", "kernels"]) == 2
+    assert "not an absolute path" in capsys.readouterr().err
+    assert cleaned("--state-dir", "~/kernels", "--unknown") == ["old"]
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_ends_the_job_of_a_check_before_the_command_ends(monkeypatch):
+    ended = []
+
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    async def waits_for_ever(spec, patience):
+        try:
+            asyncio.get_running_loop().call_later(0.01, ctrl_c)
+            await asyncio.sleep(60)
+            yield
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("its job")
+
+    monkeypatch.setattr(doctor, "trial", waits_for_ever)
+    with pytest.raises(KeyboardInterrupt):
+        next(doctor._of_a_trial(Kernelspec("", {}), 1.0))
+    assert ended == ["its job"]
+
+
+# The site, and people
+
+
+def test_a_configuration_that_cannot_be_read_is_no_configuration_without_limits(folder, tmp_path, capsys):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.py").write_text("c.SlurmProvisioner.limits = {\n")
+    kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {}}})
+    assert call(["render", "odd"]) == 2
+    assert "The configuration of this Jupyter server cannot be read: SyntaxError" in capsys.readouterr().err
+
+
+def test_who_is_not_sure_has_not_been_interrupted(folder, capsys):
+    path = kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {}}})
+    with CliRunner().isolation(input="n\n"):
+        assert call(["remove", "odd"]) == 1
+    assert path.exists()
+
+
+def test_names_do_nothing_to_a_terminal(capsys):
+    show.note("a notebook \x1b]0;title\x07.ipynb")
+    show.console().print(show.table(["A"], [["\x1b[31mred"]]))
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "a notebook �]0;title�.ipynb" in shown.err
