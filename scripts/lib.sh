@@ -107,6 +107,37 @@ ensure_ssh() {
     )
 }
 
+# Kernels that are not the suite's own ipykernel: IRkernel, and in an environment of their own an ipykernel of the series
+# before, bash_kernel, and xeus-python, which is made in C++.
+ensure_kernels() {
+    local wanted=("ipykernel<7" bash_kernel xeus-python) kernels=$env_dir/kernels
+    if ! R --slave -e 'quit(status = !requireNamespace("IRkernel", quietly = TRUE))' > /dev/null 2>&1; then
+        { [ -n "$am_root" ] && command -v apt-get > /dev/null; } ||
+            fail "R with IRkernel is needed (Debian: apt-get install r-cran-irkernel)."
+        say "Installing r-cran-irkernel"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends r-cran-irkernel > /dev/null
+    fi
+    [ "$(cat "$kernels/.installed" 2> /dev/null)" != "${wanted[*]}" ] || return 0
+    say "Setting up $kernels"
+    (
+        umask 022
+        "$(find_python)" -m venv "$kernels"
+        "$kernels/bin/python" -m pip install -q --disable-pip-version-check --root-user-action=ignore "${wanted[@]}"
+        echo "${wanted[*]}" > "$kernels/.installed"
+    )
+}
+
+# Environment Modules, as on most clusters.
+ensure_modules() {
+    [ ! -r /usr/share/modules/init/bash ] || return 0
+    { [ -n "$am_root" ] && command -v apt-get > /dev/null; } ||
+        fail "Environment Modules are needed (Debian: apt-get install environment-modules)."
+    say "Installing environment-modules"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends environment-modules > /dev/null
+}
+
 # Sets `user`, the ordinary user to work as, and the environment of a Slurm that answers; brings one up if there is none.
 ensure_slurm() {
     if [ -z "$am_root" ]; then
