@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -42,7 +43,8 @@ def main() -> None:
         tell(f"cell {cell_index} done")
 
     notebook = nbformat.read(options.notebook, as_version=4)
-    client = NotebookClient(notebook, kernel_name=options.kernel, on_cell_executed=show)
+    where = {"metadata": {"path": str(Path(options.notebook).absolute().parent)}}
+    client = NotebookClient(notebook, kernel_name=options.kernel, resources=where, on_cell_executed=show)
     client.create_kernel_manager()
     client.km.log = log
     tell("submitting a job for the kernel")
