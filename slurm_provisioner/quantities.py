@@ -46,7 +46,8 @@ _DAYS = re.compile(r"([0-9]+)-([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
 _CLOCK = re.compile(r"([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
 _SIZE = re.compile(r"([0-9]+)(?:([KMGTP])(?:i?B)?)?", flags=re.IGNORECASE)
 _NODES = re.compile(r"[0-9]+(?:-[0-9]+(?::[0-9]+)?)?")
-_GPUS = re.compile(r"(?:(?P<type>[A-Za-z_][A-Za-z0-9_.+-]*)(?::|$))?(?P<count>[0-9]+)?")
+# a type may look like a number, but for itself it is one
+_GPUS = re.compile(r"(?:(?P<type>[A-Za-z0-9_][A-Za-z0-9_.+-]*):)?(?P<count>[0-9]+)|(?P<one>[A-Za-z_][A-Za-z0-9_.+-]*)")
 
 
 # Times
@@ -222,9 +223,9 @@ def parse_gpus(value: object) -> str:
     counts = []
     for part in _text(value).split(","):
         match = _GPUS.fullmatch(part)
-        if match is None or not part or part.endswith(":"):
+        if match is None:
             raise ValueError(f'{value!r} is not a number of GPUs: give 2, "a100:2" or "a100:1,v100:1"')
-        name, count = match["type"], int(match["count"] or 1)
+        name, count = match["type"] or match["one"], int(match["count"] or 1)
         if count > _LARGEST:
             raise ValueError(f"{value!r} is not a number of GPUs: {count} is more than Slurm can count")
         counts.append(f"{name}:{count}" if name else str(count))
@@ -238,14 +239,7 @@ def count_gpus(gpus: str) -> int:
 
 def gpus_in_gres(gres: str) -> int:
     """Return how many GPUs a ``--gres`` asks for on each node, such as 3 for ``gpu:a100:2,gpu:1,tmp:10G``."""
-    total = 0
-    for item in re.sub(r"\([^)]*\)", "", gres.lower().replace("=", ":")).split(","):
-        # sbatch also takes the kind in front: gres:gpu:2, gres/gpu:2
-        name, *fields = re.sub("^gres[:/]", "", item.strip()).split(":")
-        if name == "gpu":
-            counts = [count for field in fields if (count := _gres_count(field)) is not None]
-            total += max(counts, default=1)
-    return total
+    return sum(gpus_by_type(gres).values())
 
 
 def gpus_by_type(gres: str) -> dict[str, int]:
@@ -255,7 +249,8 @@ def gpus_by_type(gres: str) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for item in re.sub(r"\([^)]*\)", "", gres.replace("=", ":")).split(","):
-        name, *fields = re.sub("^gres[:/]", "", item.strip()).split(":")
+        # sbatch also takes the kind in front: gres:gpu:2, gres/gpu:2
+        name, *fields = re.sub("^gres[:/]", "", item.strip(), flags=re.IGNORECASE).split(":")
         if name.lower() != "gpu":
             continue
         fields = [field for field in fields if field not in ("", "no_consume")]

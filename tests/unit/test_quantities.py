@@ -206,6 +206,7 @@ def test_what_is_not_a_number_of_nodes_is_refused(value):
         ("a100", "a100:1", 1),
         ("a100:1,v100:3", "a100:1,v100:3", 4),
         ("nvidia_h100_80gb.1g:1", "nvidia_h100_80gb.1g:1", 1),
+        ("1080ti:4,3090:2", "1080ti:4,3090:2", 6),
     ],
 )
 def test_gpu_counts(given_as, written, count):
@@ -213,7 +214,7 @@ def test_gpu_counts(given_as, written, count):
     assert count_gpus(written) == count
 
 
-@pytest.mark.parametrize("value", ["", "a100:", ":2", "a100 2", "a100:x", "-1", "2,", True, None])
+@pytest.mark.parametrize("value", ["", "a100:", ":2", "1080ti", "a100 2", "a100:x", "-1", "2,", True, None])
 def test_what_is_not_a_number_of_gpus_is_refused(value):
     with pytest.raises(ValueError, match=r"is not a number of GPUs|is neither"):
         parse_gpus(value)
@@ -233,6 +234,7 @@ def test_what_is_not_a_number_of_gpus_is_refused(value):
         ("gres:gpu:2", 2),
         ("gres/gpu:a100:2", 2),
         ("gpu:a100:2(S:0-1)", 2),
+        ("gpu:3090:2,gpu:1080ti:4", 6),
         ("shard:8,craynetwork:2", 0),
     ],
 )
