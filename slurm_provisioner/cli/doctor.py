@@ -54,7 +54,7 @@ def doctor(kernelspec: str | None, job: bool, wait: float, ssh: str | None, as_j
     """
     if kernelspec is not None and ssh is not None:
         raise click.UsageError("KERNELSPEC says where it runs; --ssh is for a check without one.")
-    spec = kernelspecs.ours(kernelspec) if kernelspec is not None else _any(ssh)
+    spec = kernelspecs.ours(kernelspec, site.default_provisioner()) if kernelspec is not None else _any(ssh)
     found = []
     with closing(_findings(spec, job, wait)) as findings:
         for finding in findings:

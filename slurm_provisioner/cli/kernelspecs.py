@@ -88,13 +88,15 @@ class Kernelspec:
 
     def with_config(self, config: Mapping[str, Any], display_name: str) -> Kernelspec:
         """Return the same with another configuration, and run by us."""
-        document = copy.deepcopy(self.document)
         stanza = self.stanza if is_ours(self) else {"provisioner_name": PROVISIONER}
-        document["metadata"] = {
-            **_mapping(document.get("metadata")),
-            "kernel_provisioner": {**stanza, "config": {**config}},
-        }
-        return replace(self, document={**document, "display_name": display_name})
+        spec = self.run_by({**stanza, "config": {**config}})
+        return replace(spec, document={**spec.document, "display_name": display_name})
+
+    def run_by(self, stanza: Mapping[str, Any]) -> Kernelspec:
+        """Return the same with another stanza for its provisioner."""
+        document = copy.deepcopy(self.document)
+        document["metadata"] = {**_mapping(document.get("metadata")), "kernel_provisioner": {**stanza}}
+        return replace(self, document=document)
 
 
 class NotFoundError(ConfigError):
@@ -162,8 +164,15 @@ def for_jupyter(spec: Kernelspec) -> KernelSpec:
     return KernelSpec(**{**document, "resource_dir": str(spec.folder or "")})
 
 
-def ours(name: str) -> Kernelspec:
+def ours(name: str, default: str = "") -> Kernelspec:
     """Return a kernelspec whose kernels run in Slurm jobs.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    default : str
+        The provisioner of a kernelspec that names none.
 
     Raises
     ------
@@ -172,6 +181,8 @@ def ours(name: str) -> Kernelspec:
     """
     try:
         spec = find(name)
+        if default and "provisioner_name" not in spec.stanza:
+            spec = spec.run_by({**spec.stanza, "provisioner_name": default})
         problem = "" if is_ours(spec) else f"The kernels of {name} do not run in Slurm jobs."
     except NotFoundError as error:
         problem = error.summary

@@ -23,5 +23,6 @@ def render(kernelspec: str, brief: bool) -> None:
     Only the kernel's id and the end of the job's name differ each time. KERNEL_SLURM_… variables count, as for a start.
     Nothing secret is in it: that goes into a file of mode 0600 in the run directory.
     """
-    script = prepared(site.load(kernelspecs.ours(kernelspec).config, os.environ)).script
+    spec = kernelspecs.ours(kernelspec, site.default_provisioner())
+    script = prepared(site.load(spec.config, os.environ)).script
     click.echo(batch.without_supervisor(script) if brief else script, nl=False)

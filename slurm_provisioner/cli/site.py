@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_core.application import JupyterApp
 from traitlets import TraitError
 
@@ -13,7 +14,7 @@ from ..errors import ConfigError
 from ..provisioner import SlurmProvisioner
 from ..sources import DEFAULTS, HINTS
 
-__all__ = ["load", "provisioner"]
+__all__ = ["default_provisioner", "load", "provisioner"]
 
 
 class _Server(JupyterApp):
@@ -32,6 +33,27 @@ def provisioner() -> SlurmProvisioner:
     ConfigError
         One of them is not of its kind.
     """
+    app = _server()
+    try:
+        return SlurmProvisioner(parent=app, kernel_id="")
+    except TraitError as error:
+        raise ConfigError(
+            f"A setting of this Jupyter server cannot be used: {str(error).rstrip('.')}.", hint=HINTS[DEFAULTS]
+        ) from error
+
+
+def default_provisioner() -> str:
+    """Return the name of the provisioner of kernelspecs that name none.
+
+    Raises
+    ------
+    ConfigError
+        The configuration cannot be read.
+    """
+    return str(KernelProvisionerFactory(parent=_server()).default_provisioner_name)
+
+
+def _server() -> _Server:
     app = _Server()
     try:
         app.load_config_file(suppress_errors=False)
@@ -40,12 +62,7 @@ def provisioner() -> SlurmProvisioner:
             f"The configuration of this Jupyter server cannot be read: {type(error).__name__}: {error}.",
             hint=f"`jupyter --paths` lists the folders of {app.config_file_name}.py and jupyter_config.py.",
         ) from error
-    try:
-        return SlurmProvisioner(parent=app, kernel_id="")
-    except TraitError as error:
-        raise ConfigError(
-            f"A setting of this Jupyter server cannot be used: {str(error).rstrip('.')}.", hint=HINTS[DEFAULTS]
-        ) from error
+    return app
 
 
 def load(config: Mapping[str, object], environ: Mapping[str, str] | None = None) -> KernelConfig:

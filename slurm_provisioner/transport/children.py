@@ -17,3 +17,8 @@ async def end(process: asyncio.subprocess.Process, patience: float) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # asyncio's own would take its exit code away from asyncio (3.11)
         with contextlib.suppress(asyncio.TimeoutError):  # a hanging file system holds even a killed process
             await asyncio.wait_for(process.wait(), patience)
+    if process.stdin is not None and process.returncode is not None:
+        # It need not have read all; until Python 3.11.4 asyncio complains of that where nobody asks.
+        closed = asyncio.ensure_future(process.stdin.wait_closed())
+        for each in (await asyncio.wait({closed}, timeout=patience))[0]:
+            each.exception()

@@ -247,6 +247,17 @@ def test_it_is_removed(jupyter):
     assert kernelspecs.names(only_ours=True) == {}
 
 
+def test_where_the_site_runs_all_kernels_in_jobs_the_others_are_shown_too(tmp_path, capsys):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.py").write_text(
+        'c.KernelProvisionerFactory.default_provisioner_name = "slurm-provisioner"\n'
+        'c.SlurmProvisioner.defaults = {"time": "2h"}\n'
+    )
+    assert call(["render", "--brief", "python3"]) == 0
+    assert "#SBATCH --time=02:00:00" in capsys.readouterr().out
+    assert call(["remove", "-y", "python3"]) == 1
+
+
 def test_the_script_is_shown_as_it_would_be_submitted(capsys):
     add("--name", "one", "--time", "2h", "--modules", "gcc/12", "--env", "TOKEN=hush-hush")
     capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from pathlib import Path
@@ -23,6 +24,19 @@ def run(coro):
 def test_a_command_with_all_its_parts():
     done = run(LocalTransport().run(["sh", "-c", "cat; echo oops >&2; exit 3"], stdin=b"in\xff", timeout=10))
     assert (done.returncode, done.stdout, done.stderr) == (3, "in�", "oops\n")
+
+
+def test_a_command_that_reads_nothing_is_no_error_of_anybody():
+    complaints = []
+
+    async def unread():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        done = await LocalTransport().run(["false"], stdin=bytes(1 << 20), timeout=10)
+        gc.collect()  # asyncio complains when a future is gone
+        return done.returncode
+
+    assert run(unread()) == 1
+    assert complaints == []
 
 
 def test_a_missing_command_says_what_to_do():
