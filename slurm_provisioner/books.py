@@ -97,12 +97,15 @@ class Entry:
         Whether the kernel's supervisor says where it can be reached.
     step : str
         What the job did last to start the kernel, or "".
+    waiting : bool
+        Whether what the job is to read first is there: it has not begun, or nobody has seen its end.
     """
 
     run_dir: str
     about: About
     listening: bool = False
     step: str = ""
+    waiting: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from . import listing
-from .books import Kernel, joined
+from .about import About
+from .books import Job, Kernel, joined
 from .errors import CommandError, CommandNotFoundError, CommandTimeoutError
 from .slurm import COMMAND_TIMEOUT, Slurm, failed
 from .status import SEPARATOR, Phase
 from .transport import Completed, too_slow
 
 __all__ = ["Chunk", "clear_away", "find", "find_log", "read_log", "wait_until_gone"]
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks whether jobs are gone: first, and at most.
 LOOK_FIRST, LOOK_LAST = 0.3, 3.0
@@ -33,7 +36,7 @@ ACCOUNT_NAMES = 500
 _SHELL_NOT_FOUND = 127
 
 
-async def find(slurm: Slurm, state_dirs: Collection[str], *, ended: bool = True) -> list[Kernel]:
+async def find(slurm: Slurm, state_dirs: Collection[str], *, ended: bool = True, surely: bool = False) -> list[Kernel]:
     """Return the kernels that left a run directory, the latest first.
 
     Parameters
@@ -44,6 +47,8 @@ async def find(slurm: Slurm, state_dirs: Collection[str], *, ended: bool = True)
         The folders of the run directories; ``~`` in front is the home on the cluster.
     ended : bool
         Whether accounting is asked about those that the controller does not have any more.
+    surely : bool
+        Whether it is an error that accounting, where there is one, does not answer.
 
     Raises
     ------
@@ -67,12 +72,30 @@ async def find(slurm: Slurm, state_dirs: Collection[str], *, ended: bool = True)
     over = [kernel.about for kernel in kernels if not kernel.alive]
     if not ended or not over:
         return kernels
-    known = {}
-    with suppress(CommandError):  # there may be no accounting
-        asked = over[:ACCOUNT_NAMES]
-        sacct = slurm.program(listing.account_argv(asked, time.time(), slurm.clusters))
-        known = listing.parse_account((await slurm.transport.run(sacct, timeout=COMMAND_TIMEOUT)).stdout)
-    return joined(entries, queue, known)
+    try:
+        return joined(entries, queue, await _account(slurm, over))
+    except CommandError as error:
+        if surely:
+            raise
+        log.warning("How jobs ended is not known: %s", error.summary)
+        return kernels
+
+
+async def _account(slurm: Slurm, over: list[About]) -> dict[str, Job]:
+    """Return what accounting knows of kernels whose jobs have ended; nothing where there is none."""
+    known: dict[str, Job] = {}
+    for begin in range(0, len(over), ACCOUNT_NAMES):
+        argv = listing.account_argv(over[begin : begin + ACCOUNT_NAMES], time.time(), slurm.clusters)
+        try:
+            done = await slurm.transport.run(slurm.program(argv), timeout=COMMAND_TIMEOUT)
+        except CommandNotFoundError:
+            break
+        if done.returncode != 0:
+            if done.returncode == _SHELL_NOT_FOUND or "accounting storage is disabled" in done.stderr:
+                break
+            raise failed(done)
+        known |= listing.parse_account(done.stdout)
+    return known
 
 
 async def wait_until_gone(slurm: Slurm, job_ids: Collection[str], timeout: float) -> list[str]:

@@ -58,7 +58,8 @@ while [ "$1" != -- ]; do
             while IFS= read -r said; do step=$said; done < "${file%/*}/progress"
         fi
         [ -e "${file%/*}/connection.json" ] && listening=1 || listening=0
-        printf '\n%s' "entry$us${file%/*}$us$listening$us$line$us$step"
+        [ -e "${file%/*}/request.json" ] && waiting=1 || waiting=0
+        printf '\n%s' "entry$us${file%/*}$us$listening$us$waiting$us$line$us$step"
     done
 done 2> /dev/null
 shift
@@ -91,13 +92,13 @@ def parse_entries(stdout: str, clusters: str = "") -> list[Entry]:
     """
     entries = {}
     for line in stdout.splitlines():
-        parts = line.split(SEPARATOR, 4)
-        if len(parts) != len(("entry", "folder", "listening", "about", "step")) or parts[0] != _ENTRY:
+        parts = line.split(SEPARATOR, 5)
+        if len(parts) != len(("entry", "folder", "listening", "waiting", "about", "step")) or parts[0] != _ENTRY:
             continue
-        about = About.from_line(parts[3])
+        about = About.from_line(parts[4])
         if about is not None and about.clusters == clusters:
             run_dir = re.sub("/+", "/", parts[1])
-            entries[run_dir] = Entry(run_dir, about, parts[2] == "1", parts[4].strip())
+            entries[run_dir] = Entry(run_dir, about, parts[2] == "1", parts[5].strip(), parts[3] == "1")
     return [*entries.values()]
 
 

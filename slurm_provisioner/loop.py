@@ -35,6 +35,7 @@ class LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._calls: dict[asyncio.Task[Any], list[concurrent.futures.Future[Any]]] = {}
         self._thread = threading.Thread(target=self._run, name="slurm-provisioner", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -67,7 +68,18 @@ class LoopThread:
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on this loop, from any thread."""
-        return asyncio.run_coroutine_threadsafe(coro, self.loop)
+        future: list[concurrent.futures.Future[Any]] = []
+        future.append(asyncio.run_coroutine_threadsafe(self._call(coro, future), self.loop))
+        return future[0]
+
+    async def _call(self, coro: Coroutine[Any, Any, T], future: list[concurrent.futures.Future[Any]]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls[task] = future
+        try:
+            return await coro
+        finally:
+            del self._calls[task]
 
     def at_exit(self, owner: object, closer: Callable[[], Awaitable[None]]) -> None:
         """Have `closer` awaited at the end of the interpreter, unless `forget(owner)` came first."""
@@ -91,8 +103,10 @@ class LoopThread:
 
     async def _close(self) -> None:
         closers = [asyncio.ensure_future(_quietly(closer())) for closer in self._closers.values()]
-        if closers:
-            await asyncio.wait(closers, timeout=EXIT_TIMEOUT)
+        # What is cancelled once more does not clean up any more
+        ending = [task for task, future in self._calls.items() if future and future[0].cancelled()]
+        if closers or ending:
+            await asyncio.wait([*closers, *ending], timeout=EXIT_TIMEOUT)
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()

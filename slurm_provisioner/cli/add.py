@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -57,13 +58,13 @@ def add(source: str | None, **params: Any) -> None:
     if ask_people and not params["name"]:
         name = click.prompt("Name", default=name, err=True)
     display_name = params["display_name"] or naming.display_name(spec.display_name, loaded)
-    _make_room(name, replace=params["replace"], ask_people=ask_people)
+    _make_room(name, prefix, replace=params["replace"], ask_people=ask_people)
     made = spec.with_config(config, display_name)
     folder = kernelspecs.install(Kernelspec(name, made.document, made.folder), prefix=prefix)
-    click.echo(f"{display_name}\n  kernelspec {folder.name}, in {folder}")
+    show.say(f"{display_name}\n  kernelspec {folder.name}, in {folder}")
     if words:
-        click.echo(f"  {words}")
-    click.echo(f"  Try it: jupyter slurm doctor {folder.name}")
+        show.say(f"  {words}")
+    show.say(f"  Try it: jupyter slurm doctor {folder.name}")
 
 
 def _prefix(params: dict[str, Any]) -> str | None:
@@ -84,11 +85,13 @@ def _source(source: str | None, config: dict[str, Any]) -> tuple[Kernelspec, dic
 _PLACE = ("ssh", "clusters", "slurm_bin")
 
 
-def _make_room(name: str, *, replace: bool, ask_people: bool) -> None:
-    there = kernelspecs.names().get(name.lower())
+def _make_room(name: str, prefix: str | None, *, replace: bool, ask_people: bool) -> None:
+    """Take care that nothing is replaced unasked: neither what Jupyter finds, nor what is where it is going to be."""
+    folder = kernelspecs.folder_for(name, prefix)
+    there = folder if os.path.lexists(folder) else kernelspecs.names().get(name.lower())
     if there is None or replace:
         return
     if ask_people:
-        show.sure(f"There is a kernelspec {name}. Replace it?")
+        show.sure(f"There is a kernelspec {name}, in {there}. Replace it?")
         return
     raise ConfigError(f"There is a kernelspec {name}, in {there}.", hint="Give another --name, or --replace.")

@@ -218,6 +218,7 @@ async def _request(cluster: Cluster, config: KernelConfig) -> str:
     if problems := misfits(config, offers):
         raise ProblemError(
             problems[0] if len(problems) == 1 else "The cluster does not have what is asked for:",
+            warning=config.partition is None,  # the site may choose another than the default one
             evidence=problems if len(problems) > 1 else (),
             hint="`jupyter slurm edit` changes what is asked for.",
         )

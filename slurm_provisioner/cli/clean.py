@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from dataclasses import replace
 
@@ -56,7 +57,7 @@ def clean(dry_run: bool, unknown: bool, state_dir: str | None, ssh: str | None, 
     where = wheres(ssh=ssh, kernelspec=kernelspec)
     if state_dir:
         where = [replace(each, state_dirs=(*each.state_dirs, state_dir)) for each in where]
-    found, complete = look(where)
+    found, complete = look(where, surely=unknown)
     unknown = unknown and complete  # who has not answered may know them
     over = [
         each
@@ -66,7 +67,7 @@ def clean(dry_run: bool, unknown: bool, state_dir: str | None, ssh: str | None, 
     done = "would be removed" if dry_run else "removed"
     removed, reached = ([each.kernel for each in over], True) if dry_run else _remove(over, unknown)
     for kernel in removed:
-        click.echo(f"{done}: {kernel.entry.run_dir} ({name_of(kernel)}, {state_of(kernel, time.time())})")
+        show.say(f"{done}: {kernel.entry.run_dir} ({name_of(kernel)}, {state_of(kernel, time.time())})")
     for each in over:
         if reached and each.kernel not in removed:
             show.note(f"stays: {each.kernel.entry.run_dir} could not be removed, or is another job's by now.")
@@ -74,7 +75,7 @@ def clean(dry_run: bool, unknown: bool, state_dir: str | None, ssh: str | None, 
     for folder in folders:
         if not dry_run:
             shutil.rmtree(folder, ignore_errors=True)
-        click.echo(f"{done}: {folder} (its process has ended)")
+        show.say(f"{done}: {folder} (its process has ended)")
     _tell_what_stays([each for each in found if each not in over])
     if complete and not over and not folders:
         show.note("There is nothing to remove.")
@@ -84,8 +85,13 @@ def clean(dry_run: bool, unknown: bool, state_dir: str | None, ssh: str | None, 
 
 
 def _is_unknown(found: Found) -> bool:
-    """Whether no job is known of a kernel, and nothing of its supervisor seen: it ended long ago, or elsewhere."""
-    return found.kernel.job is None and not found.kernel.entry.listening
+    """Whether no job is known of a kernel, and nothing speaks for one: it ended long ago.
+
+    What was submitted on another host and has not begun may wait in the queue of another cluster with this home.
+    """
+    entry = found.kernel.entry
+    elsewhere = entry.waiting and entry.about.server.host != socket.gethostname()
+    return found.kernel.job is None and not entry.listening and not elsewhere
 
 
 def _is_young(found: Found) -> bool:

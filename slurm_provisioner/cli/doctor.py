@@ -29,7 +29,7 @@ _MARKS = {OK: "[green]✓[/]", WARNING: "[yellow]![/]", FAILED: "[red]✗[/]", S
 
 def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     try:
-        return parse_duration(value)
+        return parse_duration(int(value) if value.isdecimal() else value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -129,11 +129,15 @@ def _of_a_trial(spec: Kernelspec, wait: float) -> Iterator[Finding]:
 def _print(finding: Finding) -> None:
     out = show.console()
     mark, took = _MARKS[finding.verdict], f"[dim]{finding.seconds:.2f} s[/]"
-    out.print(f"{mark} {escape(finding.check):<{_WIDTH}} {escape(finding.words)}  {took}")
+    out.print(f"{mark} {_escaped(finding.check):<{_WIDTH}} {_escaped(finding.words)}  {took}")
     for line in finding.evidence:
-        out.print(f"    {escape(line)}")
+        out.print(f"    {_escaped(line)}")
     if finding.hint:
-        out.print(f"  → {escape(finding.hint)}")
+        out.print(f"  → {_escaped(finding.hint)}")
+
+
+def _escaped(words: str) -> str:
+    return escape(show.plain(words))
 
 
 def _document(finding: Finding) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from ..config import KernelConfig
 from ..errors import ConfigError
-from . import kernelspecs, naming, show
+from . import kernelspecs, naming, show, site
 from .completing import complete_ours
 from .kernelspecs import Kernelspec
 from .options import ConfigCommand, config_options, given, laid_over
@@ -32,17 +33,17 @@ def edit(kernelspec: str, **params: Any) -> None:
         if name not in config:
             raise ConfigError(f"The config of {spec.name} has no `{name}`.", hint=_fields_of(spec))
         del config[name]
-    if config == spec.config and not params["display_name"]:
+    if not (given(params) or unset or params["display_name"]):
         config = _edited(spec)
     loaded = checked(config, check=not params["no_check"])
-    display_name = params["display_name"] or _renamed(spec, loaded, checked(spec.config, check=False))
+    display_name = params["display_name"] or _renamed(spec, loaded)
     changed = spec.with_config(config, display_name)
     kernelspecs.rewrite(changed)
-    click.echo(f"{display_name}\n  kernelspec {spec.name}, in {spec.folder}")
+    show.say(f"{display_name}\n  kernelspec {spec.name}, in {spec.folder}")
     if changed.document == spec.document:
-        click.echo("  Nothing has changed.")
+        show.say("  Nothing has changed.")
     else:
-        click.echo("  Kernels that run go on as they are; it holds for their next job.")
+        show.say("  Kernels that run go on as they are; it holds for their next job.")
 
 
 @click.command()
@@ -50,11 +51,11 @@ def edit(kernelspec: str, **params: Any) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def remove(kernelspec: tuple[str, ...], yes: bool) -> None:
     """Remove kernelspecs whose kernels run in Slurm jobs. Kernels that run go on."""
-    specs = [kernelspecs.ours(name) for name in kernelspec]
+    specs = [kernelspecs.ours(name) for name in dict.fromkeys(kernelspec)]
     for spec in specs:
         if not yes:
             show.sure(f"Remove {spec.name} ({spec.display_name}), in {spec.folder}?")
-        click.echo(f"Removed {kernelspecs.remove(spec)}.")
+        show.say(f"Removed {kernelspecs.remove(spec)}.")
 
 
 def _edited(spec: Kernelspec) -> dict[str, Any]:
@@ -72,9 +73,13 @@ def _edited(spec: Kernelspec) -> dict[str, Any]:
     return config
 
 
-def _renamed(spec: Kernelspec, loaded: Any, before: Any) -> str:
+def _renamed(spec: Kernelspec, loaded: KernelConfig) -> str:
     """Return the display name of a changed kernelspec: made anew, unless a person chose it."""
     base = naming.language(spec.display_name)
+    try:
+        before = site.load(spec.config)
+    except ConfigError:  # it is being mended
+        return spec.display_name
     if spec.display_name == naming.display_name(base, before):
         return naming.display_name(base, loaded)
     return spec.display_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = ["Found", "NotFoundError", "choose", "complete_kernel", "look", "on_cl
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PLAIN = re.compile(r"[\w.+/-]+")
 #: Characters of a kernel's id that are enough, if they are nobody else's.
 ID_BEGINNING = 4
 
@@ -56,7 +58,9 @@ def on_clusters(command: F) -> F:
     return click.option("--ssh", metavar="HOST", help="Only on the cluster behind this login host.")(command)
 
 
-def look(where: list[Where], *, ended: bool = True, words: str = "Asking for kernels …") -> tuple[list[Found], bool]:
+def look(
+    where: list[Where], *, ended: bool = True, surely: bool = False, words: str = "Asking for kernels …"
+) -> tuple[list[Found], bool]:
     """Return the kernels of clusters, and whether all have answered: who has not is told of.
 
     Parameters
@@ -65,6 +69,8 @@ def look(where: list[Where], *, ended: bool = True, words: str = "Asking for ker
         The clusters.
     ended : bool
         Whether to find out how those ended that the controllers have forgotten.
+    surely : bool
+        Whether a cluster has not answered where that cannot be found out.
     words : str
         What is shown meanwhile, "" for nothing.
     """
@@ -75,7 +81,7 @@ def look(where: list[Where], *, ended: bool = True, words: str = "Asking for ker
         )
 
     async def question(cluster: Cluster, each: Where) -> list[Kernel]:
-        return await kernels.find(cluster.slurm, each.state_dirs, ended=ended)
+        return await kernels.find(cluster.slurm, each.state_dirs, ended=ended, surely=surely)
 
     answers, complete = ask_all(where, question, words)
     found: dict[str, Found] = {}
@@ -141,6 +147,7 @@ def complete_kernel(ctx: click.Context, _param: click.Parameter, incomplete: str
     found, _ = look(wheres(ssh=ctx.params.get("ssh"), kernelspec=ctx.params.get("kernelspec")), ended=False)
     for each in found:
         for word in (_job_id(each.kernel), each.kernel.notebook):
-            if word and word.startswith(incomplete) and (each.kernel.alive or incomplete):
+            # Shells take what is completed as it is: a name that means more to them is left out.
+            if _PLAIN.fullmatch(word) and word.startswith(incomplete) and (each.kernel.alive or incomplete):
                 items[word] = CompletionItem(word, help=name_of(each.kernel))
     return [*items.values()]

@@ -22,8 +22,8 @@ from .words import as_document, clock, hint_of, name_of, resources, state_of
 
 __all__ = ["info", "list", "stop"]
 
-#: Seconds between two looks, unless somebody says otherwise, and at least.
-WATCH_INTERVAL, WATCH_LEAST = 10.0, 2.0
+#: Seconds between two looks, unless somebody says otherwise, at least, and at most.
+WATCH_INTERVAL, WATCH_LEAST, WATCH_MOST = 10.0, 2.0, 86_400.0
 #: Seconds for jobs to end: KillWait is 30 s, most often.
 STOP_PATIENCE = 120.0
 #: Columns that are left out where there is no room, the first one first, and characters of a state that fill a line.
@@ -37,7 +37,7 @@ _STATE_WIDTH = 30
 @click.option(
     "-w",
     "--watch",
-    type=click.FloatRange(min=WATCH_LEAST),
+    type=click.FloatRange(WATCH_LEAST, WATCH_MOST),
     is_flag=False,
     flag_value=WATCH_INTERVAL,
     metavar="[SECONDS]",
@@ -48,8 +48,8 @@ def list(everything: bool, as_json: bool, watch: float | None, ssh: str | None, 
     """List your kernels and their jobs, whoever started them."""
     where = wheres(ssh=ssh, kernelspec=kernelspec)
 
-    def seen(**how: str) -> tuple[Sequence[Found], bool]:
-        found, complete = look(where, ended=everything, **how)
+    def seen(words: str = "Asking for kernels …") -> tuple[Sequence[Found], bool]:
+        found, complete = look(where, ended=everything, words=words)
         return [each for each in found if everything or each.kernel.alive], complete
 
     out = show.console()
@@ -103,7 +103,7 @@ def stop(kernel: tuple[str, ...], everything: bool, yes: bool, ssh: str | None, 
     living = [each for each in chosen if each.kernel.alive]
     for each in chosen:
         if not each.kernel.alive and not everything:
-            click.echo(f"{_title(each.kernel)} {state_of(each.kernel, time.time())}.")
+            show.say(f"{_title(each.kernel)} {state_of(each.kernel, time.time())}.")
     if not living:
         if everything and complete:
             show.note("No kernels.")
@@ -111,7 +111,7 @@ def stop(kernel: tuple[str, ...], everything: bool, yes: bool, ssh: str | None, 
         return CLUSTER if unknown or not complete else 0
     if not yes:
         for each in living:
-            click.echo(f"  {_title(each.kernel)}, {state_of(each.kernel, time.time())}", err=True)
+            show.say(f"  {_title(each.kernel)}, {state_of(each.kernel, time.time())}", stderr=True)
         show.sure(f"Stop {'these' if len(living) > 1 else 'this'}?")
     code = _stop(living)
     return code if complete else CLUSTER
@@ -140,7 +140,7 @@ def _stop(living: Sequence[Found]) -> int:
                 code = code or NOT_SO
                 show.note(f"{_title(each.kernel)} was told to end, and has not yet after {STOP_PATIENCE:g} s.")
             else:
-                click.echo(f"{_title(each.kernel)} is gone.")
+                show.say(f"{_title(each.kernel)} is gone.")
     return code
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 import shutil
 import stat
 import tempfile
@@ -29,6 +31,7 @@ __all__ = [
     "Kernelspec",
     "NotFoundError",
     "find",
+    "folder_for",
     "for_jupyter",
     "install",
     "names",
@@ -40,6 +43,7 @@ __all__ = [
 
 PROVISIONER = "slurm-provisioner"
 GROUP = "jupyter_client.kernel_provisioners"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def find(name: str) -> Kernelspec:
         for_jupyter(spec)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, TraitError) as error:
+    except (ValueError, TraitError, RecursionError) as error:
         raise ConfigError(f"{path} is no kernelspec: {str(error).rstrip('.')}.") from error
     return spec
 
@@ -214,7 +218,7 @@ def python_kernel() -> Kernelspec:
 def _read(name: str, folder: Path) -> Kernelspec:
     try:
         document = _document(folder / "kernel.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         document = {}
     return Kernelspec(name, document, folder)
 
@@ -231,8 +235,32 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def folder_for(name: str, prefix: str | None) -> Path:
+    """Return where a kernelspec of some name is installed.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    prefix : str or None
+        Where ``share/jupyter/kernels`` is; None for the user's own.
+
+    Raises
+    ------
+    ConfigError
+        The name is none: Jupyter's own rule for names lets ``..`` pass.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no name of a kernelspec.",
+            hint="It has letters, digits, `.`, `_` and `-`, and begins with a letter or a digit.",
+        )
+    parent = Path(jupyter_data_dir()) if prefix is None else Path(prefix, "share", "jupyter")
+    return parent / "kernels" / name.lower()
+
+
 def install(spec: Kernelspec, *, prefix: str | None) -> Path:
-    """Install a kernelspec with its logos, in place of one that is there; return its folder.
+    """Install a kernelspec with its logos, in place of whatever is there; return its folder.
 
     Parameters
     ----------
@@ -246,6 +274,7 @@ def install(spec: Kernelspec, *, prefix: str | None) -> Path:
     ConfigError
         The folder cannot be written, or the name is none.
     """
+    folder_for(spec.name, prefix)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "kernel")
         try:
@@ -296,16 +325,28 @@ def remove(spec: Kernelspec) -> str:
     """
     try:
         return str(KernelSpecManager().remove_kernel_spec(spec.name))
+    except KeyError as error:
+        raise NotFoundError(f"The kernelspec {spec.name} is gone already.") from error
     except OSError as error:
         raise ConfigError(f"{error.filename or spec.folder} cannot be removed: {error.strerror}.") from error
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a kernel.json as a whole: a server may read it at any time."""
+    """Write a kernel.json as a whole: a server may read it at any time. Who could not read it before cannot after."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    path = path.resolve()  # what a link leads to
     scratch = path.with_name(f".{path.name}.new")
     try:
+        scratch.unlink(missing_ok=True)
+        scratch.touch(mode=0o600)
         scratch.write_text(text, encoding="utf-8")
+        scratch.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

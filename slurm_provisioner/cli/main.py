@@ -6,6 +6,7 @@ must not wait for all of them.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -74,6 +75,9 @@ def main() -> None:
 
 def run() -> None:
     """Run the command of this process's command line, and end the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal's encoding does not have
     sys.exit(call(sys.argv[1:]))
 
 

@@ -38,11 +38,6 @@ def language(base: str) -> str:
     return re.sub(r"\s*\([^)]*\)$", "", base.partition(" · ")[0]).strip() or base
 
 
-def is_made(name: str, base: str, config: KernelConfig) -> bool:
-    """Return whether a display name is the one that would be made."""
-    return name == display_name(base, config)
-
-
 def _asked(config: KernelConfig) -> list[str]:
     parts = [config.conda_env or "", config.venv or "", config.container.image if config.container else ""]
     environment = [re.sub(r"\.sif$", "", part.rstrip("/").rpartition("/")[2]) for part in parts]

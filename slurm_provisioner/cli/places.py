@@ -86,7 +86,7 @@ def _pass_over(error: ConfigError) -> None:
 
 def _default() -> list[dict[str, object]]:
     """Return the site's own config, if there is a cluster where it says."""
-    config = site.load({})
+    config = site.load_only(_FIELDS, {})
     folder = config.slurm_bin
     here = shutil.which("sbatch", path=folder) if folder else shutil.which("sbatch")
     return [{}] if config.ssh is not None or here else []
@@ -96,8 +96,7 @@ def _of(configs: list[dict[str, object]], *, forgiving: bool = False) -> list[Wh
     folders: dict[Place, dict[str, None]] = {}
     for config in configs:
         try:
-            # Nothing else: what a site does not allow any more may run nevertheless.
-            loaded = site.load({name: config[name] for name in _FIELDS if name in config})
+            loaded = site.load_only(_FIELDS, config)
         except ConfigError as error:
             if not forgiving:
                 raise

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..errors import SlurmProvisionerError
 
-__all__ = ["as_json", "console", "error", "note", "sure", "table", "told_plainly", "working"]
+__all__ = ["as_json", "console", "error", "note", "plain", "say", "sure", "table", "told_plainly", "working"]
 
 #: Columns of a table that nobody looks at: a program that reads it wants whole words.
 _UNLIMITED = 10_000
@@ -33,7 +33,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def as_json(value: Any) -> None:
     """Print a value for programs."""
-    console().file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    click.echo(json.dumps(value, indent=2))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, folded: Collection[str] = ()) -> Table:
@@ -50,22 +50,27 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, folde
     for number, name in enumerate(columns):
         made.add_column(name, no_wrap=number < len(columns) - 1 and name not in folded, overflow="fold")
     for row in rows:
-        made.add_row(*(each if isinstance(each, Text) else Text(_plain(each)) for each in row))
+        made.add_row(*(each if isinstance(each, Text) else Text(plain(each)) for each in row))
     return made
+
+
+def say(words: str, *, stderr: bool = False) -> None:
+    """Tell people something."""
+    click.echo(plain(words), err=stderr)
 
 
 def note(words: str) -> None:
     """Tell people something that is not the answer."""
-    console(stderr=True).print(escape(_plain(words)))
+    say(words, stderr=True)
 
 
 def sure(question: str) -> None:
     """Ask people whether they are sure; who is not ends the command, with the exit code of what was not done."""
-    if not click.confirm(question, err=True):
+    if not click.confirm(plain(question), err=True):
         raise click.exceptions.Exit(1)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text without what a terminal would act on: names of notebooks may hold anything."""
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
@@ -74,9 +79,9 @@ def error(problem: SlurmProvisionerError) -> None:
     """Print an error: what happened, what shows it, what to do."""
     summary, *rest = str(problem).splitlines()
     out = console(stderr=True)
-    out.print(f"[bold red]error:[/] {escape(summary)}")
+    out.print(f"[bold red]error:[/] {escape(plain(summary))}")
     for line in rest:
-        out.print(escape(line))
+        out.print(escape(plain(line)))
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -14,7 +16,7 @@ from ..errors import ConfigError
 from ..provisioner import SlurmProvisioner
 from ..sources import DEFAULTS, HINTS
 
-__all__ = ["default_provisioner", "load", "provisioner"]
+__all__ = ["default_provisioner", "load", "load_only", "provisioner"]
 
 
 class _Server(JupyterApp):
@@ -56,7 +58,8 @@ def default_provisioner() -> str:
 def _server() -> _Server:
     app = _Server()
     try:
-        app.load_config_file(suppress_errors=False)
+        with contextlib.redirect_stdout(sys.stderr):  # what a file prints is not our answer
+            app.load_config_file(suppress_errors=False)
     except Exception as error:  # whatever a file of somebody's own does
         raise ConfigError(
             f"The configuration of this Jupyter server cannot be read: {type(error).__name__}: {error}.",
@@ -83,3 +86,18 @@ def load(config: Mapping[str, object], environ: Mapping[str, str] | None = None)
     site: Any = provisioner()
     overrides = overrides_from_env(environ or {})
     return KernelConfig.load(config, defaults=site.defaults, overrides=overrides, limits=site.limits)
+
+
+def load_only(names: Collection[str], config: Mapping[str, object]) -> KernelConfig:
+    """Return the configuration of a kernelspec in some fields alone, and beyond all limits.
+
+    What the site does not allow, or not any more, may run nevertheless.
+
+    Raises
+    ------
+    ConfigError
+        One of the fields cannot be used.
+    """
+    site: Any = provisioner()
+    ours, sites = ({name: each[name] for name in names if name in each} for each in (config, site.defaults))
+    return KernelConfig.load(ours, defaults=sites)

@@ -19,9 +19,10 @@ ENVIRONMENTS = ("conda_env", "venv", "container")
 _LOOK_TIMEOUT = 15.0
 _IS_PYTHON = re.compile(r"python[0-9.]*$")
 
-# Prints what a path on the cluster is. POSIX, sh.
+# Prints what a path on the cluster is, and the path in full. POSIX, sh.
 _LOOK = r"""
-case $1 in '~'*) set -- "$HOME${1#'~'}" ;; esac
+case $1 in '~' | '~/'*) set -- "$HOME${1#'~'}" ;; esac
+printf '%s\n' "$1"
 if [ -d "$1/conda-meta" ]; then echo conda_env
 elif [ -f "$1/bin/activate" ]; then echo venv
 elif [ -d "$1" ] && [ -d "$1/usr" ]; then echo container
@@ -58,9 +59,11 @@ def from_environment(source: str, place: Place) -> tuple[Kernelspec, dict[str, A
     spec = kernelspecs.python_kernel()
     if re.match("[a-z]+://", source):
         return spec, {"container": {"image": source}}
-    kind = ask(place, lambda cluster: _look(cluster, source), f"Looking for {source} …")
+    path, kind = ask(place, lambda cluster: _look(cluster, source), f"Looking for {source} …")
     if kind == "program":
-        document = {**spec.document, "argv": [source, *spec.document["argv"][1:]]}
+        if not path.startswith("/"):
+            raise ConfigError(f"{source} is a relative path.", hint="A job begins elsewhere: give it in full.")
+        document = {**spec.document, "argv": [path, *spec.document["argv"][1:]]}
         return Kernelspec("", document, spec.folder), {}
     if kind == "container":
         return spec, {"container": {"image": source}}
@@ -74,12 +77,12 @@ def from_environment(source: str, place: Place) -> tuple[Kernelspec, dict[str, A
     )
 
 
-async def _look(cluster: Cluster, path: str) -> str:
+async def _look(cluster: Cluster, path: str) -> tuple[str, str]:
     done = await cluster.transport.run(["sh", "-c", _LOOK, "look", path], timeout=_LOOK_TIMEOUT)
-    said = done.stdout.split()
-    if not said:
+    *before, full, kind = ["", "", *done.stdout.splitlines()]
+    if not before:
         raise CommandError("The cluster did not say what is there.", argv=["sh"], stderr=done.stderr)
-    return said[-1]
+    return full, kind
 
 
 def made_from(spec: Kernelspec, config: Mapping[str, Any]) -> tuple[Kernelspec, str]:

@@ -63,6 +63,10 @@ async def trial(spec: Kernelspec, patience: float) -> AsyncGenerator[Finding, No
         except SlurmProvisionerError as error:
             yield clock.failed("job", error)
             return
+        except (TypeError, ValueError, AttributeError) as error:  # jupyter_client's, of a kernelspec that is odd
+            what = f"Jupyter cannot start it: {type(error).__name__}: {error}"
+            yield clock.finding("job", FAILED, what, "`argv` is a list of texts, `env` and `config` are mappings.")
+            return
         provisioner = cast(SlurmProvisioner, manager.provisioner)
         allocation = provisioner.allocation
         assert allocation is not None

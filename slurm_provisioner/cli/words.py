@@ -61,13 +61,14 @@ def resources(job: Job) -> str:
 
 
 def gpus(tres: Mapping[str, str]) -> dict[str, int]:
-    """Return how many GPUs of each type there are; those of no type are told where no type is."""
+    """Return how many GPUs of each type there are; of no type, "", are those of which Slurm does not count the type."""
     found = {}
     for name, value in tres.items():
         match = re.fullmatch("gres/gpu(?::(.+))?", name)
         if match and re.fullmatch(r"[1-9]\d{0,5}", value):
             found[match[1] or ""] = int(value)
-    return {kind: count for kind, count in found.items() if kind} or found
+    untold = found.pop("", 0) - sum(found.values())
+    return {**found, **({"": untold} if untold > 0 else {})}
 
 
 def clock(moment: float, now: float) -> str:

@@ -140,7 +140,7 @@ def test_it_is_installed_where_a_prefix_says(tmp_path):
         (["--time", "soon"], 2, "`time`"),
         (["--set", "parttion=gpu"], 2, "did you mean `partition`?"),
         (["--env", "A"], 2, "is not NAME=VALUE"),
-        (["--name", "a b"], 2, "Invalid kernel name"),
+        (["--name", "a b"], 2, "no name of a kernelspec"),
         (["--start", "later"], 2, "'now', 'block'"),
     ],
 )

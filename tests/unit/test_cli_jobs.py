@@ -92,3 +92,17 @@ def test_of_several_kernels_the_one_that_lives_is_meant():
     with pytest.raises(NotFoundError) as caught:
         choose(found, "4711", complete=False)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("tres", "words", "count"),
+    [
+        ({"gres/gpu": "2"}, "2 GPUs", 2),
+        ({"gres/gpu": "2", "gres/gpu:a100": "2"}, "2 a100", 2),
+        ({"gres/gpu": "4", "gres/gpu:a100": "1"}, "1 a100, 3 GPUs", 4),
+    ],
+)
+def test_gpus_of_which_only_some_have_a_type_are_all_counted(tres, words, count):
+    job = Job("7", "jupyter-1", "RUNNING", tres=tres)
+    assert resources(job) == words
+    assert as_document(Kernel(Entry("/r", About("k", "jupyter-1")), job), "local", NOW)["gpus"] == count

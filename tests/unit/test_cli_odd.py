@@ -11,13 +11,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from slurm_provisioner.about import About
-from slurm_provisioner.books import Entry, Kernel
+from slurm_provisioner.about import About, Server
+from slurm_provisioner.books import Entry, Job, Kernel
 from slurm_provisioner.cli import clean, doctor, finding, kernelspecs, places, show
+from slurm_provisioner.cli.checks import Finding
 from slurm_provisioner.cli.finding import Found
 from slurm_provisioner.cli.kernelspecs import Kernelspec
 from slurm_provisioner.cli.main import call
 from slurm_provisioner.cli.places import Where
+from slurm_provisioner.cli.trial import trial
 from slurm_provisioner.cluster import Place
 from slurm_provisioner.errors import CommandError
 
@@ -128,6 +130,72 @@ def test_a_setting_of_the_site_that_cannot_be_is_told_as_one(tmp_path, capsys):
     assert "administrators" in error
 
 
+@pytest.mark.parametrize("words", [["--name", ".."], ["--name", "."], ["--name", ""], ["--name", "a/b"]])
+def test_a_name_that_leads_elsewhere_removes_nothing(folder, tmp_path, words):
+    before = {*tmp_path.rglob("*")}
+    assert call(["add", "python3", "--no-check", "--mem", "1G", *words]) == (0 if words[1] == "" else 2)
+    assert before <= {*tmp_path.rglob("*")}
+
+
+def test_what_jupyter_does_not_see_is_not_replaced_either(folder, tmp_path):
+    theirs = tmp_path / "prefix" / "share" / "jupyter" / "kernels" / "torch"
+    theirs.mkdir(parents=True)
+    (theirs / "wrapper.sh").touch()
+    words = ["add", "python3", "--no-check", "--mem", "1G", "--name", "torch", "--prefix", str(tmp_path / "prefix")]
+    assert call(words) == 2
+    assert [path.name for path in theirs.iterdir()] == ["wrapper.sh"]
+    assert call([*words, "--replace"]) == 0
+    assert (theirs / "kernel.json").exists()
+
+
+def test_a_private_kernelspec_stays_private_and_a_link_a_link(folder, tmp_path):
+    path = kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {}}}, env={"TOKEN": "hush"})
+    target = path.rename(tmp_path / "kernel.json")
+    target.chmod(0o600)
+    path.symlink_to(target)
+    assert call(["edit", "odd", "--no-check", "--mem", "1G"]) == 0
+    assert path.is_symlink()
+    assert stanza_of(target)["config"] == {"mem": "1G"}
+    assert call(["add", "odd", "--no-check", "--mem", "2G", "--name", "made"]) == 0
+    made = folder / "made" / "kernel.json"
+    assert (target.stat().st_mode & 0o777, made.stat().st_mode & 0o777) == (0o600, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"tme": "4h"}, ["--unset", "tme", "--time", "1h"]), ({"time": "8h"}, ["--time", "1h"])],
+)
+def test_what_is_wrong_can_be_mended(folder, tmp_path, config, words):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.py").write_text("c.SlurmProvisioner.limits = {'time': '4h'}")
+    path = kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": config}})
+    assert call(["edit", "odd", "--no-check", *words]) == 0
+    assert stanza_of(path)["config"] == {"time": "1h"}
+    assert call(["edit", "odd", "--no-check", "--time", "1h"]) == 0, "nothing changes"
+
+
+def test_kernels_are_found_whatever_the_site_allows(folder, tmp_path, capsys):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.py").write_text(
+        "print('hello')\nc.SlurmProvisioner.defaults = {'time': '8h', 'ssh': 'hpc'}\n"
+        "c.SlurmProvisioner.limits = {'time': '4h'}\n"
+    )
+    kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {"time": "2h"}}})
+    assert [where.name for where in places.wheres()] == ["hpc"]
+    assert capsys.readouterr().out == "", "what a configuration prints is no answer"
+
+
+@pytest.mark.parametrize("odd", [{"env": {"THREADS": 4}}, {"argv": [1]}])
+def test_what_jupyter_cannot_start_is_a_finding(folder, odd):
+    kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {}}}, **odd)
+
+    async def found() -> list[Finding]:
+        return [finding async for finding in trial(kernelspecs.ours("odd"), 1.0)]
+
+    (finding,) = asyncio.run(found())
+    assert (finding.check, finding.verdict) == ("job", "failed")
+
+
 # Completion
 
 
@@ -150,7 +218,10 @@ def cleaned(monkeypatch):
     """The names of those jobs of which `clean` removes what is left, where the clusters have only run directories."""
     removed: list[str] = []
     abouts = [About("k1", "old", submitted=1.0), About("k2", "young", submitted=time.time() - 60)]
-    found = [Found(Where(Place(), ()), Kernel(Entry(f"/r/{about.kernel_id}", about), None)) for about in abouts]
+    entries = [Entry(f"/r/{about.kernel_id}", about) for about in abouts]
+    queued = About("k3", "queued elsewhere", submitted=1.0, server=Server("login.of-another-cluster"))
+    entries.append(Entry("/r/k3", queued, waiting=True))
+    found = [Found(Where(Place(), ()), Kernel(entry, None)) for entry in entries]
 
     def remove(over: list[Found], unknown: bool) -> tuple[list[Kernel], bool]:
         removed.extend(each.kernel.about.job_name for each in over)
@@ -158,7 +229,7 @@ def cleaned(monkeypatch):
 
     def run(*words: str, complete: bool = True) -> list[str]:
         removed.clear()
-        monkeypatch.setattr(clean, "look", lambda where: (found, complete))
+        monkeypatch.setattr(clean, "look", lambda where, surely: (found, complete))
         assert call(["clean", *words]) == (0 if complete else 3)
         return removed
 
@@ -225,8 +296,22 @@ def test_who_is_not_sure_has_not_been_interrupted(folder, capsys):
     assert path.exists()
 
 
+def test_only_what_a_shell_takes_as_it_is_is_completed(monkeypatch):
+    names = ["plain.ipynb", "a;touch b.ipynb", "all *.ipynb"]
+    abouts = [About(f"k{name}", name, notebook=name, submitted=1.0) for name in names]
+    jobs = [Job(str(number), about.job_name, "RUNNING") for number, about in enumerate(abouts)]
+    where = Where(Place(), ())
+    found = [Found(where, Kernel(Entry("/r", about), job)) for about, job in zip(abouts, jobs, strict=True)]
+    monkeypatch.setattr(finding, "look", lambda *_, **__: (found, True))
+    monkeypatch.setattr(finding, "wheres", lambda **_: [where])
+    items = finding.complete_kernel(click.Context(click.Command("info")), click.Argument(["kernel"]), "")
+    assert [item.value for item in items] == ["0", "plain.ipynb", "1", "2"]
+
+
 def test_names_do_nothing_to_a_terminal(capsys):
     show.note("a notebook \x1b]0;title\x07.ipynb")
+    show.say("a notebook \x1b]0;title\x07.ipynb")
+    show.error(CommandError("squeue failed.", argv=["squeue"], stderr="\x1b]0;title\x07"))
     show.console().print(show.table(["A"], [["\x1b[31mred"]]))
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err

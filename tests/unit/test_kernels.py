@@ -282,8 +282,8 @@ def test_odd_files_never_break_the_list(squeue, tmp_path):
 
 
 def test_a_line_of_a_listing_that_is_no_kernel_is_passed_over():
-    line = SEP.join(["entry", "/r", "1", ABOUT.to_line(), "step"])
-    assert parse_entries(f"motd\n{line}\nentry{SEP}/r\n{line[:30]}\n") == [Entry("/r", ABOUT, True, "step")]
+    line = SEP.join(["entry", "/r", "1", "1", ABOUT.to_line(), "step"])
+    assert parse_entries(f"motd\n{line}\nentry{SEP}/r\n{line[:30]}\n") == [Entry("/r", ABOUT, True, "step", True)]
     assert parse_entries(line, "alpha") == []
 
 
@@ -313,7 +313,36 @@ def test_whom_nobody_knows_is_unknown_and_not_over(squeue, tmp_path):
     (kernel,) = find(squeue, str(tmp_path / "state"))  # there is no sacct, either
     assert kernel.job is None
     assert kernel.phase is Phase.UNKNOWN
+    assert not kernel.entry.waiting
     assert listing_argv(["/s"], "squeue", "alpha")[-1] == "--clusters=alpha"
+
+
+def test_how_it_ended_is_asked_for_in_parts(squeue, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "ACCOUNT_NAMES", 1)
+    sacct = squeue.parent / "sacct"
+    sacct.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/account\n')
+    sacct.chmod(0o755)
+    (tmp_path / "account").write_text(ACCOUNT)
+    squeue.write_text(HEADER.replace("|", SEP))
+    for number, name in enumerate(["jupyter-a", "jupyter-b"]):
+        run_dir(tmp_path / "state", str(number), replace(ABOUT, job_name=name).to_line())
+    assert {kernel.phase for kernel in find(squeue, str(tmp_path / "state"))} == {Phase.ENDED}
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+def test_accounting_that_does_not_answer_says_nothing_of_any_kernel(squeue, tmp_path, caplog):
+    run_dir(tmp_path / "state", ID, ABOUT.to_line())
+    sacct = squeue.parent / "sacct"
+    sacct.write_text("#!/bin/sh\necho 'sacct: error: Connection refused' >&2; exit 1\n")
+    sacct.chmod(0o755)
+    (kernel,) = find(squeue, str(tmp_path / "state"))
+    assert kernel.phase is Phase.UNKNOWN
+    assert "How jobs ended is not known" in caplog.text
+    slurm = Slurm(LocalTransport(), bin_dir=str(squeue.parent))
+    with pytest.raises(CommandError, match="sacct failed"):
+        asyncio.run(kernels.find(slurm, [str(tmp_path / "state")], surely=True))
+    sacct.write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2; exit 1\n")
+    asyncio.run(kernels.find(slurm, [str(tmp_path / "state")], surely=True))
 
 
 def test_run_directories_are_removed_whose_jobs_are_over_and_that_are_still_theirs(tmp_path):

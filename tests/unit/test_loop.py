@@ -49,6 +49,27 @@ def test_a_cancelled_caller_cancels_and_clean_up_goes_on():
     asyncio.run(main())
 
 
+def test_closing_waits_for_the_clean_up_of_what_was_cancelled():
+    loop, began, done = LoopThread(), threading.Event(), []
+
+    async def clean_up():
+        await asyncio.sleep(0.2)
+        done.append("clean")
+
+    async def work():
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.ensure_future(clean_up())
+
+    call = loop.submit(work())
+    began.wait(10)
+    call.cancel()
+    loop.close()
+    assert done == ["clean"]
+
+
 def test_closing_twice_and_closers():
     loop = LoopThread()
     done = []
