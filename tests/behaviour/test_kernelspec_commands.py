@@ -142,6 +142,7 @@ def test_the_doctor_does_not_wait_for_ever(command, kernelspec):
 
 def test_the_doctor_submits_nothing_where_that_is_not_wanted(command, kernelspec):
     kernelspec("new")
-    before = slurm("squeue", "--me", "--states=all", "--noheader")
+    jobs = ["squeue", "--me", "--states=all", "--noheader", "--format=%A"]
+    before = {*slurm(*jobs).split()}
     assert checked(command, "new", "--no-job")["job"]["verdict"] == "skipped"
-    assert slurm("squeue", "--me", "--states=all", "--noheader") == before
+    assert {*slurm(*jobs).split()} <= before, "the controller forgets old ones"
