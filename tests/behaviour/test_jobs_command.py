@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ input()
     assert listed().keys() == {living.job_id, job_id}
     told = subprocess.run([*COMMAND, "clean", "--dry-run"], capture_output=True, text=True, check=True)
     assert f"jupyter slurm stop {job_id}" in told.stderr
-    assert living.job_id not in told.stdout + told.stderr
+    assert not re.search(rf"[Jj]ob {living.job_id}\b|stop {living.job_id}\b", told.stdout + told.stderr)
     kill(*supervisors(kernel_id))
     eventually(lambda: listed("--all")[job_id]["phase"] == "ended", "the job's end")
     said = jupyter_slurm("clean")
