@@ -59,7 +59,8 @@ def test_from_nothing_to_a_kernel_in_a_job(command, place, start):
 
 
 def test_the_script_that_is_shown_is_the_one_that_is_submitted(command, place, start):
-    command("add", SOURCE, "--name", "new", "--env", "A=hush-hush", "--prologue=true", *RESOURCE_OPTIONS, *place)
+    options = ["--env", "A=hush-hush", "--prologue=true", *RESOURCE_OPTIONS, *place]
+    command("add", sys.executable, "--name", "new", *options)  # a prologue may bring another `python` along
     shown, _ = command("render", "new")
     job_id = start("new").job_id
     submitted = slurm("scontrol", "write", "batch_script", job_id, "-")
