@@ -13,7 +13,7 @@ from .about import About
 from .books import Entry, Job, Kernel
 from .quantities import parse_time
 from .sbatch import clusters_option
-from .status import SEPARATOR, Phase
+from .status import SEPARATOR, Phase, exit_of, sacct_argv, sacct_rows
 
 __all__ = ["account_argv", "listing_argv", "parse_account", "parse_entries", "parse_queue", "remove_argv"]
 
@@ -155,35 +155,27 @@ def account_argv(abouts: Collection[About], now: float, clusters: str = "") -> l
     """
     oldest = min((about.submitted for about in abouts), default=now)
     days = max(1, math.ceil((now - oldest) / _DAY) + 1)  # clocks and zones differ
-    return [
-        "sacct",
-        "--noheader",
-        "--parsable2",
-        f"--delimiter={SEPARATOR}",
-        "--allocations",
-        "--duplicates",
+    which = [
         f"--state={','.join(_ENDS)}",
         f"--starttime=now-{days}days",
         "--endtime=now+1days",
         f"--name={','.join(about.job_name for about in abouts)}",
-        f"--format={','.join(_ACCOUNT_FIELDS)}",
-        *clusters_option(clusters),
     ]
+    return sacct_argv(_ACCOUNT_FIELDS, *which, clusters=clusters)
 
 
 def parse_account(stdout: str) -> dict[str, Job]:
     """Return the jobs in sacct's output that have ended, by name."""
     jobs = {}
-    for line in stdout.splitlines():
-        fields = [field.strip() for field in line.split(SEPARATOR)]
-        if len(fields) != len(_ACCOUNT_FIELDS) or not fields[0].isdigit():
+    for row in sacct_rows(stdout, _ACCOUNT_FIELDS):
+        if not row["JobIDRaw"].isdigit():
             continue
-        told = dict(zip(_ACCOUNT_FIELDS, map(_told, fields), strict=True))
-        exit_ = re.fullmatch(r"(\d+):(\d+)", told["ExitCode"])
+        told = {name: _told(value) for name, value in row.items()}
+        exit_code, exit_signal = exit_of(told["ExitCode"])
         job = Job(
             job_id=told["JobIDRaw"],
             name=told["JobName"],
-            state=told["State"].partition(" ")[0],  # "CANCELLED by 1000"
+            state=told["State"],
             reason=told["Reason"],
             node=re.split(r"[\[,]", told["NodeList"])[0] if "[" not in told["NodeList"] else "",
             nodes=told["NodeList"],
@@ -198,8 +190,8 @@ def parse_account(stdout: str) -> dict[str, Job]:
             partition=told["Partition"],
             account=told["Account"],
             qos=told["QOS"],
-            exit_code=int(exit_[1]) if exit_ else None,
-            exit_signal=int(exit_[2]) or None if exit_ else None,
+            exit_code=exit_code,
+            exit_signal=exit_signal,
         )
         if job.phase is Phase.ENDED:
             jobs[job.name] = job

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +19,7 @@ __all__ = [
     "Position",
     "account_argv",
     "control_argv",
+    "exit_of",
     "find_argv",
     "parse_account",
     "parse_control",
@@ -27,6 +28,8 @@ __all__ = [
     "phase_of",
     "positions_argv",
     "queue_argv",
+    "sacct_argv",
+    "sacct_rows",
     "state_argv",
 ]
 
@@ -261,7 +264,7 @@ def parse_control(stdout: str, job_id: str) -> JobStatus | None:
 
     if field("JobId") != job_id:
         return None
-    code, signal = _exit(field("ExitCode"))
+    code, signal = exit_of(field("ExitCode"))
     state, reason = field("JobState"), _reason(field("Reason"))
     return JobStatus(job_id, state, reason, field("BatchHost"), code, signal, field("JobName"))
 
@@ -271,6 +274,23 @@ _ACCOUNT_FIELDS = ["JobIDRaw", "State", "ExitCode", "Reason", "NodeList", "JobNa
 
 def account_argv(job_id: str, clusters: str = "") -> list[str]:
     """Return the sacct command for one job."""
+    return sacct_argv(_ACCOUNT_FIELDS, f"--jobs={job_id}", clusters=clusters)
+
+
+def parse_account(stdout: str, job_id: str) -> JobStatus | None:
+    """Return a job's last record in sacct's output."""
+    last = None
+    for told in sacct_rows(stdout, _ACCOUNT_FIELDS):
+        if told["JobIDRaw"] != job_id:
+            continue
+        code, signal = exit_of(told["ExitCode"])
+        node = "" if told["NodeList"] == "None assigned" else told["NodeList"]
+        last = JobStatus(job_id, told["State"], _reason(told["Reason"]), node, code, signal, told["JobName"])
+    return last
+
+
+def sacct_argv(fields: Sequence[str], *which: str, clusters: str = "") -> list[str]:
+    """Return the sacct command that tells some fields of the jobs that its options choose, all their runs."""
     return [
         "sacct",
         "--noheader",
@@ -278,30 +298,26 @@ def account_argv(job_id: str, clusters: str = "") -> list[str]:
         f"--delimiter={SEPARATOR}",
         "--allocations",
         "--duplicates",
-        f"--jobs={job_id}",
-        f"--format={','.join(_ACCOUNT_FIELDS)}",
+        *which,
+        f"--format={','.join(fields)}",
         *clusters_option(clusters),
     ]
 
 
-def parse_account(stdout: str, job_id: str) -> JobStatus | None:
-    """Return a job's last record in sacct's output."""
-    last = None
+def sacct_rows(stdout: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield what the command tells of each run of a job; lines of other programs are passed over."""
     for line in stdout.splitlines():
-        fields = [field.strip() for field in line.split(SEPARATOR)]
-        if len(fields) != len(_ACCOUNT_FIELDS) or fields[0] != job_id:
-            continue
-        code, signal = _exit(fields[2])
-        state = fields[1].split(" ")[0]  # "CANCELLED by 1000"
-        node = "" if fields[4] == "None assigned" else fields[4]
-        last = JobStatus(job_id, state, _reason(fields[3]), node, code, signal, fields[5])
-    return last
+        values = [value.strip() for value in line.split(SEPARATOR)]
+        if len(values) == len(fields):
+            told = dict(zip(fields, values, strict=True))
+            yield {**told, "State": told["State"].split(" ")[0]}  # "CANCELLED by 1000"
 
 
 def _reason(text: str) -> str:
     return "" if text in ("None", "(null)", "") else text.strip("()")
 
 
-def _exit(text: str) -> tuple[int | None, int | None]:
+def exit_of(text: str) -> tuple[int | None, int | None]:
+    """Return the exit code and the signal in a field such as ``0:15``, each None where it is not told."""
     match = re.fullmatch(r"(\d+):(\d+)", text)
     return (int(match[1]), int(match[2]) or None) if match else (None, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkup
+from ..batch import expand_home
 from ..cluster import Cluster
 from ..config import KernelConfig
 from ..errors import CommandError, CommandNotFoundError, SlurmProvisionerError
@@ -185,7 +186,7 @@ async def _accounting(cluster: Cluster) -> str:
 
 async def _state_dir(cluster: Cluster, path: str) -> str:
     account = await cluster.transport.account()
-    full = account.home + path[1:] if path == "~" or path.startswith("~/") else path
+    full = expand_home(path, account.home)
     done = await cluster.transport.run(checkup.folder_argv(full), timeout=_TIMEOUT)
     found = checkup.parse_folder(done.stdout)
     if found is None:

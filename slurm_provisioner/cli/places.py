@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ..cluster import Cluster, Place, acquire, release
+from ..config import KernelConfig
 from ..errors import CommandError, ConfigError
 from ..loop import background_loop
 from . import kernelspecs, show, site
@@ -17,6 +18,7 @@ from .asking import place_of
 __all__ = ["Where", "ask_all", "lasting", "wheres"]
 
 T = TypeVar("T")
+Load = Callable[[Mapping[str, object]], KernelConfig]
 
 #: The fields of a config that say where its kernels are.
 _FIELDS = ("ssh", "clusters", "slurm_bin", "state_dir")
@@ -59,15 +61,16 @@ def wheres(*, ssh: str | None = None, kernelspec: str | None = None) -> list[Whe
     ConfigError
         There is no such kernelspec, or what is asked for by name cannot be used.
     """
+    load = site.only(_FIELDS)
     if kernelspec is not None:
-        return _of([kernelspecs.ours(kernelspec).config])
-    known = _of([*_installed(), *_default()], forgiving=True)
+        return _of([kernelspecs.ours(kernelspec).config], load)
+    known = _of([*_installed(), *_default(load)], load, forgiving=True)
     if ssh is None:
         return known
     chosen = [
         where for where in known if where.place.login and ssh in (where.place.login.host, where.place.login.address)
     ]
-    return chosen or _of([{"ssh": ssh}])
+    return chosen or _of([{"ssh": ssh}], load)
 
 
 def _installed() -> list[dict[str, object]]:
@@ -84,19 +87,19 @@ def _pass_over(error: ConfigError) -> None:
     show.note(f"warning: a kernelspec is passed over: {error}")
 
 
-def _default() -> list[dict[str, object]]:
+def _default(load: Load) -> list[dict[str, object]]:
     """Return the site's own config, if there is a cluster where it says."""
-    config = site.load_only(_FIELDS, {})
+    config = load({})
     folder = config.slurm_bin
     here = shutil.which("sbatch", path=folder) if folder else shutil.which("sbatch")
     return [{}] if config.ssh is not None or here else []
 
 
-def _of(configs: list[dict[str, object]], *, forgiving: bool = False) -> list[Where]:
+def _of(configs: list[dict[str, object]], load: Load, *, forgiving: bool = False) -> list[Where]:
     folders: dict[Place, dict[str, None]] = {}
     for config in configs:
         try:
-            loaded = site.load_only(_FIELDS, config)
+            loaded = load(config)
         except ConfigError as error:
             if not forgiving:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..provisioner import SlurmProvisioner
 from ..sources import DEFAULTS, HINTS
 
-__all__ = ["default_provisioner", "load", "load_only", "provisioner"]
+__all__ = ["default_provisioner", "load", "only", "provisioner"]
 
 
 class _Server(JupyterApp):
@@ -88,16 +88,20 @@ def load(config: Mapping[str, object], environ: Mapping[str, str] | None = None)
     return KernelConfig.load(config, defaults=site.defaults, overrides=overrides, limits=site.limits)
 
 
-def load_only(names: Collection[str], config: Mapping[str, object]) -> KernelConfig:
-    """Return the configuration of a kernelspec in some fields alone, and beyond all limits.
+def only(names: Collection[str]) -> Callable[[Mapping[str, object]], KernelConfig]:
+    """Return what loads configurations of kernelspecs in some fields alone, beyond all limits.
 
     What the site does not allow, or not any more, may run nevertheless.
 
     Raises
     ------
     ConfigError
-        One of the fields cannot be used.
+        The site's settings cannot be used.
     """
+
+    def chosen(config: Mapping[str, object]) -> dict[str, object]:
+        return {name: config[name] for name in names if name in config}
+
     site: Any = provisioner()
-    ours, sites = ({name: each[name] for name in names if name in each} for each in (config, site.defaults))
-    return KernelConfig.load(ours, defaults=sites)
+    defaults = chosen(site.defaults)
+    return lambda config: KernelConfig.load(chosen(config), defaults=defaults)
