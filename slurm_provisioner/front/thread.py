@@ -44,6 +44,7 @@ class FrontThread:
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
+        self._waking = threading.Lock()
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._watched: dict[zmq.Socket[bytes], Callable[[], bool]] = {}
         self._noisy: dict[zmq.Socket[bytes], None] = {}
@@ -71,8 +72,9 @@ class FrontThread:
         return future
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # it is about to wake up
-            self._button.send(b"!")
+        with self._waking, suppress(BlockingIOError):  # it is about to wake up
+            if self._button.fileno() >= 0:
+                self._button.send(b"!")
 
     def end(self) -> None:
         """Have the thread end, once it has done what it was given."""
@@ -117,8 +119,9 @@ class FrontThread:
                 if look is None or not self._guarded(look):
                     self._noisy.pop(sock, None)
         self._selector.close()
-        self._bell.close()
-        self._button.close()
+        with self._waking:  # who ended us while we were awake has not rung yet
+            self._button.close()
+            self._bell.close()
         self.context.term()
 
     def _pause(self) -> float | None:

@@ -131,7 +131,14 @@ def test_an_error_with_one_message_is_of_no_harm_to_the_next(served, client, mon
 
     monkeypatch.setattr(standin, "from_client", fail)
     shell = served.front._sockets._near["shell"]
-    held = served.front._thread.call(lambda: select.select([shell.FD], [], [], PATIENCE)[0])
+    holding = threading.Event()
+
+    def hold() -> list[int]:
+        holding.set()
+        return select.select([shell.FD], [], [], PATIENCE)[0]
+
+    held = served.front._thread.call(hold)
+    assert holding.wait(PATIENCE), "what is sent from now on, nobody takes"
     for _ in range(100):
         client.send("poison")
     msg_id = client.kernel_info()
@@ -332,3 +339,17 @@ def test_a_kernel_that_hangs_up_while_it_is_let_go_of(served, kernels):
         gone.start()
         served.detach()
         gone.join()
+
+
+def test_a_thread_that_is_awake_may_end_before_it_is_woken_for_that(monkeypatch):
+    thread = thread_module.FrontThread()
+    wake = thread._wake
+
+    def wake_late() -> None:
+        wake()
+        thread._thread.join(PATIENCE)
+        wake()
+
+    monkeypatch.setattr(thread, "_wake", wake_late)
+    thread.end()
+    assert not thread._thread.is_alive()
