@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from . import cluster, kernel_info
@@ -283,11 +284,12 @@ class KernelJob:
         if self.closed:
             return
         self.closed = True
-        if self._herald is not None:
-            self._herald.leave()
-            await self._herald.front.aclose()
-        await self._link.aclose()
-        await cluster.release(self._cluster)
+        async with AsyncExitStack() as stack:  # each of them, whatever becomes of the others
+            stack.push_async_callback(cluster.release, self._cluster)
+            stack.push_async_callback(self._link.aclose)
+            if self._herald is not None:
+                stack.push_async_callback(self._herald.front.aclose)
+                self._herald.leave()
 
 
 def _seen(task: asyncio.Task[None]) -> None:
