@@ -132,7 +132,7 @@ def controller_up(stdout: str) -> list[str]:
 
 def forecast(stderr: str) -> str:
     """Return what ``sbatch --test-only`` foresees, without the job's number, which no job will have."""
-    found = re.findall(r"Job \d+ to start at (\S+)( .*)?", stderr)
+    found = re.findall(r"Job \d+ to start at (\S+)(?: a(?= using ))?( .*)?", stderr)  # "a using" since 26.05
     if not found:
         return ""
     when, where = found[-1]

@@ -88,6 +88,8 @@ _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.
 
 #: Slurm's signal in the exit code of a job whose log could not be opened; no signal of the system.
 _NO_LOG = 53
+#: The exit code in its place that Slurm 20.11 has. A batch script that has begun leaves a log.
+_NO_LOG_BEFORE = 1
 
 # Exit codes of the batch script before the kernel is up (110: the script's own; 111-115: the supervisor's;
 # 126, 127: the shell's): what failed, next step.
@@ -181,7 +183,8 @@ def _end(seen: Evidence, *, up: bool) -> tuple[str, str]:
         return leaving(left), ""
     if status.state != "FAILED":
         return _STATES.get(status.state, (f"Slurm says {status.state}", ""))
-    if status.exit_signal == _NO_LOG:
+    begun = up or seen.log
+    if status.exit_signal == _NO_LOG or (not begun and status.exit_code == _NO_LOG_BEFORE):
         return "its log could not be opened on the node", _SHARED
     if not up and status.exit_code in _EXIT_CODES:
         words, hint = _EXIT_CODES[status.exit_code]

@@ -13,7 +13,7 @@ from .about import About
 from .books import Entry, Job, Kernel
 from .quantities import parse_time
 from .sbatch import clusters_option
-from .status import SEPARATOR, Phase, exit_of, sacct_argv, sacct_rows
+from .status import SEPARATOR, Phase, exit_of, reason_of, sacct_argv, sacct_rows
 
 __all__ = ["account_argv", "listing_argv", "parse_account", "parse_entries", "parse_queue", "remove_argv"]
 
@@ -116,7 +116,7 @@ def parse_queue(stdout: str) -> dict[str, Job] | None:
             job_id=told["JobID"],
             name=told["Name"],
             state=told["State"],
-            reason=told["Reason"].strip("()"),
+            reason=reason_of(told["Reason"]),
             node=told["BatchHost"],
             nodes=told["NodeList"],
             submitted=_moment(told["SubmitTime"]),

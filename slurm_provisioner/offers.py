@@ -20,8 +20,8 @@ __all__ = ["Association", "Offers", "Partition", "Qos", "Rules", "offers_argv", 
 
 #: Separates the fields of sinfo, and the parts of the answer.
 SEPARATOR, MARK = "\x1f", "\x1e"
-#: Seconds each command may take; a controller that is down answers after about 9 s.
-PATIENCE = 10
+#: Seconds each command may take; where the controller is down they say so after 9 s, and those of 26.05 after 10 s.
+PATIENCE = 12
 
 
 # What is asked
@@ -146,7 +146,7 @@ def _why(name: str, part: _Part | None) -> str:
         return f"{program} is not there"
     if part.returncode == _TIMED_OUT:
         return f"{program} did not answer within {PATIENCE} s"
-    complaint = re.sub(r"^\w+ error: ", "", complaint_of(part.stderr)) if part.returncode else ""
+    complaint = complaint_of(part.stderr) if part.returncode else ""
     return f"{program} failed: {complaint or 'its answer cannot be understood'}"
 
 

@@ -126,9 +126,12 @@ _REFUSALS = [
         "Ask for less: `sinfo -O Partition,Nodes,CPUs,Memory,Gres:40` shows what the nodes have.",
     ),
     (r"feature|constraint", "`constraint`: `sinfo -O Partition,Features:60` lists the features of the nodes."),
+    (r"node name", "`nodelist`: `sinfo -N` lists the nodes."),
+    (r"license", "`licenses`: `scontrol show licenses` lists them."),
+    (r"dependency", "`dependency`: it names jobs that Slurm does not know, or is not written as sbatch(1) has it."),
     (r"reservation", "`reservation`: `scontrol show reservation` lists them."),
     (
-        r"unable to contact|socket timed out|connection refused|communication",
+        r"unable to contact|control machine address|socket timed out|connection refused|communication",
         "The controller does not answer; `scontrol ping` tells when it is back. Then start the kernel again.",
     ),
     (
@@ -172,13 +175,18 @@ def refused(done: Completed, argv: Sequence[str]) -> SubmissionError:
     return SubmissionError(f"Slurm refused the job: {complaint}.", **output, hint=hint)  # type: ignore[arg-type]
 
 
+# How errors begin: "sbatch: error: ", "slurm_load_jobs error: " (26.05: no blank), "allocation failure: " (test-only).
+_ERROR = r"\w+: (?:error|fatal): |\w+ error: ?|allocation failure: "
+
+
 def complaint_of(stderr: str) -> str:
     """Return the gist of a Slurm command's stderr: its last error, without the prefixes."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"\w+: (error|fatal): ", line)] or lines
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith('Try "')]
+    errors = [line for line in lines if re.match(_ERROR, line)] or lines
+    errors = [line for line in errors if not line.endswith("No error")] or errors  # Slurm 20.11 has the last word so
     if not errors:
         return ""
-    text = re.sub(r"^\w+: (error: |fatal: )?", "", errors[-1])
+    text = re.sub(rf"^(?:{_ERROR}|\w+: )", "", errors[-1])
     return re.sub(r"^Batch job submission failed: ", "", text).rstrip(".")
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "phase_of",
     "positions_argv",
     "queue_argv",
+    "reason_of",
     "sacct_argv",
     "sacct_rows",
     "state_argv",
@@ -204,7 +205,7 @@ def parse_queue(stdout: str) -> dict[str, JobStatus] | None:
             jobs[job_id] = JobStatus(
                 job_id,
                 state,
-                _reason(reason),
+                reason_of(reason),
                 "" if node == "n/a" else node,
                 name=name,
                 partition=partition,
@@ -265,7 +266,7 @@ def parse_control(stdout: str, job_id: str) -> JobStatus | None:
     if field("JobId") != job_id:
         return None
     code, signal = exit_of(field("ExitCode"))
-    state, reason = field("JobState"), _reason(field("Reason"))
+    state, reason = field("JobState"), reason_of(field("Reason"))
     return JobStatus(job_id, state, reason, field("BatchHost"), code, signal, field("JobName"))
 
 
@@ -285,7 +286,7 @@ def parse_account(stdout: str, job_id: str) -> JobStatus | None:
             continue
         code, signal = exit_of(told["ExitCode"])
         node = "" if told["NodeList"] == "None assigned" else told["NodeList"]
-        last = JobStatus(job_id, told["State"], _reason(told["Reason"]), node, code, signal, told["JobName"])
+        last = JobStatus(job_id, told["State"], reason_of(told["Reason"]), node, code, signal, told["JobName"])
     return last
 
 
@@ -313,8 +314,9 @@ def sacct_rows(stdout: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
             yield {**told, "State": told["State"].split(" ")[0]}  # "CANCELLED by 1000"
 
 
-def _reason(text: str) -> str:
-    return "" if text in ("None", "(null)", "") else text.strip("()")
+def reason_of(text: str) -> str:
+    """Return a reason such as ``(Resources)`` without the brackets around it, "" for none."""
+    return "" if text in ("None", "(null)", "") else re.sub(r"^\((.*)\)$", r"\1", text)  # RaisedSignal:9(Killed)
 
 
 def exit_of(text: str) -> tuple[int | None, int | None]:

@@ -130,7 +130,7 @@ def line(seen: Waiting) -> Line:
     if status.phase is Phase.RUNNING:
         return _line([job, f"starting on {seen.node}" if seen.node else "starting"], seen.stage)
     words, hint = _why_queued(seen)
-    outlook = "" if seen.silent else _outlook(seen, status)
+    outlook = "" if seen.silent or hint else _outlook(seen, status)  # a held job may have a date, too
     return _line([job, f"queued {_age(seen)}".rstrip()], words, outlook, hint=hint.format(job_id=seen.job_id))
 
 

@@ -59,6 +59,9 @@ def test_ends_of_jobs_in_plain_words():
     assert "environment could not be set up: module load nope." in failed
     assert "before its kernel was up" in failed
     assert "`python`" in words("FAILED", code=127)
+    assert "log could not be opened" in words("FAILED", code=1)
+    assert "exit code 1." in words("FAILED", "slurm-provisioner: loading the environment", code=1)
+    assert "exit code 1." in words("FAILED", code=1, up=True)
     assert "exit code 110" in words("FAILED", code=110, up=True)
     assert "`mem`" in words("FAILED", "slurmstepd: error: Detected 1 oom_kill event in StepId=1.batch.")
 

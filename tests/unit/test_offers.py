@@ -266,7 +266,7 @@ def test_what_could_not_be_asked_is_none_and_says_why():
     assert offers.unknown == {
         "partitions": "scontrol failed: Unable to contact slurm controller (connect failure)",
         "nodes": "sinfo is not there",
-        "qos": "sacctmgr did not answer within 10 s",
+        "qos": "sacctmgr did not answer within 12 s",
     }
 
 
