@@ -45,7 +45,7 @@ from .transport import Completed, Transport, too_slow
 
 __all__ = ["COMMAND_TIMEOUT", "Slurm", "failed"]
 
-#: Seconds a command may take. A controller that is down answers after about 9 s.
+#: Seconds a command may take. A controller that is down answers after 9 to 10 s.
 COMMAND_TIMEOUT = 15.0
 #: Seconds sbatch may take: job submit plugins of sites can be slow.
 SUBMIT_TIMEOUT = 60.0
@@ -156,9 +156,7 @@ class Slurm:
 
     async def _prevent(self, job_name: str) -> None:
         """See to it that a submission that was broken off leaves no job: the controller may yet be about to take it."""
-        await self._cancel_by_name(job_name)
-        for _ in range(FIND_TRIES):
-            await asyncio.sleep(FIND_PAUSE)
+        if await self._find(job_name) is not None:
             await self._cancel_by_name(job_name)
 
     async def _cancel_by_name(self, job_name: str) -> None:

@@ -62,6 +62,14 @@ def test_the_job_id_is_told_from_banners(stdout, job_id):
             ),
             "Invalid partition name specified",
         ),
+        (
+            (
+                'sbatch: error: slurm_set_addr: Unable to resolve "slurmctld"\n'
+                "sbatch: error: Unable to establish control machine address\n"
+                "sbatch: error: Batch job submission failed: No error\n"
+            ),
+            "Unable to establish control machine address",
+        ),
         ("MOTD\nsbatch: fatal: nothing works.\n", "nothing works"),
         ("plain words\n", "plain words"),
         ("", ""),
@@ -177,7 +185,16 @@ def test_a_submission_that_got_nowhere_is_an_error_and_none_follows_it(monkeypat
     assert transport.asked[-1] == ["scancel", "--name=jupyter-unique"]
 
 
-def test_a_submission_that_is_cancelled_leaves_no_job(monkeypatch):
+@pytest.mark.parametrize(
+    ("queues", "asked"),
+    [
+        ([HEADER + queued("jupyter-unique")], ["squeue", "scancel"]),
+        ([HEADER, HEADER, HEADER + queued("jupyter-unique")], ["squeue", "squeue", "squeue", "scancel"]),
+        ([HEADER] * slurm_module.FIND_TRIES, ["squeue"] * slurm_module.FIND_TRIES + ["scancel"]),
+    ],
+    ids=["taken already", "taken late", "never seen"],
+)
+def test_a_submission_that_is_cancelled_leaves_no_job(monkeypatch, queues, asked):
     monkeypatch.setattr(slurm_module, "FIND_PAUSE", 0)
 
     class Hangs(Says):
@@ -185,6 +202,8 @@ def test_a_submission_that_is_cancelled_leaves_no_job(monkeypatch):
             if argv[0] == "sh":
                 began.set()
                 await asyncio.Event().wait()
+            if argv[0] == "squeue":
+                self.answers["squeue"] = said(queues.pop(0))
             return await super().run(argv, stdin=stdin, timeout=timeout)
 
     async def main():
@@ -197,8 +216,8 @@ def test_a_submission_that_is_cancelled_leaves_no_job(monkeypatch):
     began = asyncio.Event()
     transport = Hangs(scancel=said())
     asyncio.run(main())
-    assert transport.asked[0] == ["scancel", "--name=jupyter-unique"]
-    assert len(transport.asked) > 1, "the controller may take it a moment later"
+    assert [argv[0] for argv in transport.asked] == asked
+    assert transport.asked[-1] == ["scancel", "--name=jupyter-unique"]
 
 
 def test_a_controller_that_does_not_answer_is_no_news_of_a_job():
