@@ -51,6 +51,8 @@ SUBMIT_PATIENCE = 5.0
 REACH_TIMEOUT = 30.0
 #: Seconds for a restart in place: a lost connection comes back, the old kernel ends, the new one is started.
 RESTART_TIMEOUT = STOP_TIMEOUT + 20
+#: Seconds that a supervisor has to say that its job ends, whose kernel has got the signal, too.
+GOODBYE_TIMEOUT = 2.0
 #: Seconds that Slurm has to say how a job ended whose supervisor said goodbye.
 END_TIMEOUT = 15.0
 #: Signs of life for each time of the lease, and the seconds between two at most.
@@ -302,6 +304,8 @@ class Allocation:
 
     async def _why(self, missing: asyncio.Event) -> JobError:
         """Return the error of a launch that came to nothing while it waited for an event."""
+        if self.record.exit_code == -signal.SIGTERM:  # Slurm, when it ends a job, signals all of it
+            await first(self.record.bye, self.record.ended, timeout=GOODBYE_TIMEOUT)
         if self.record.over:
             return await self.end_error(up=False)
         if self.record.exited.is_set():

@@ -11,7 +11,7 @@ import pytest
 
 from slurm_provisioner.allocation import FENCE_MARGIN, Allocation
 from slurm_provisioner.config import KernelConfig
-from slurm_provisioner.errors import CommandError, HostUnreachableError
+from slurm_provisioner.errors import CommandError, HostUnreachableError, JobEndedError, KernelStartError
 from slurm_provisioner.herald import KernelIdentity
 from slurm_provisioner.job import KernelJob
 from slurm_provisioner.status import JobStatus
@@ -159,6 +159,27 @@ def test_whoever_shows_a_job_hears_of_all_news(news):
         news(job)
         assert told
         job.leave()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["the job's end", "its own"])
+def test_a_kernel_that_is_terminated_before_it_is_up_may_be_the_first_to_tell_of_the_jobs_end(monkeypatch, ends):
+    monkeypatch.setattr("slurm_provisioner.allocation.GOODBYE_TIMEOUT", 0.05)
+
+    async def main():
+        job = allocation()
+        job.heard({"event": "status", "state": "starting", "generation": 2})
+        job.heard({"event": "status", "state": "exited", "generation": 2, "signal": signal.SIGTERM})
+        why = asyncio.ensure_future(job._why(job.record.up))
+        await asyncio.sleep(0)
+        if ends:
+            job.heard({"event": "ending", "reason": "terminated"})
+            job.heard({"event": "bye", "reason": "terminated"})
+            job._slurm_says(says("TIMEOUT"))
+        error = await why
+        assert isinstance(error, JobEndedError if ends else KernelStartError)
+        assert ("its time limit" if ends else "signal SIGTERM") in str(error)
 
     asyncio.run(main())
 
