@@ -23,10 +23,11 @@ log = logging.getLogger("tests")
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
     """Wait for a condition of the world outside, of which there is no event."""
-    begin = time.monotonic()
+    begin = asked = time.monotonic()
     while not (result := condition()):
         assert time.monotonic() < begin + timeout, f"never happened: {what}"
-        time.sleep(0.02)
+        time.sleep(max(0.02, time.monotonic() - asked))  # whom we wait for is to have half of the time at least
+        asked = time.monotonic()
     log.info("%s after %.2f s", what, time.monotonic() - begin)
     return result
 

@@ -123,10 +123,10 @@ class Watched:
         cell = self._cells[self.client.execute(code)] = Cell()
         return cell
 
-    async def run(self, code: str) -> str:
+    async def run(self, code: str, timeout: float = 60) -> str:
         """What a cell prints or returns."""
         cell = self.cell(code)
-        reply = await cell.end()
+        reply = await cell.end(timeout)
         assert reply["status"] == "ok", reply
         return cell.printed.strip()
 

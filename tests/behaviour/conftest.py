@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager
 from kernels import RESOURCES, Kernel, eventually, install_kernelspec
 from login_host import Login
 from stand_ins import StandIns
+
+from slurm_provisioner.loop import background_loop
 
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 #: What a kernelspec has for a job that waits in the queue, until `start_now`.
@@ -65,27 +68,54 @@ async def launching(manager: AsyncKernelManager, state: str = "") -> asyncio.Fut
     """A launch at the moment that its job is in the queue, in some state."""
     launch = asyncio.ensure_future(manager.start_kernel())
     while not any(state in job for job in await asyncio.to_thread(queue)):
-        assert not launch.done(), launch
+        if launch.done():
+            launch.result()  # with `start: now` it may be before it is seen in the queue
         await asyncio.sleep(0.02)
     return launch
 
 
 #: How the suite's kernels reach the cluster: "local", or by SSH with this transport.
 VIA = os.environ.get("SLURM_TEST_VIA", "local")
+#: The configuration of ssh of a machine outside of the cluster, where the tests then run, for its host `hpc`; or "".
+OUTSIDE = os.environ.get("SLURM_TEST_OUTSIDE", "")
+#: Where root's hands are asked, or "".
+HANDS = os.environ.get("SLURM_TEST_HANDS", "")
+#: Modules of faults to which the way to the cluster makes a difference.
+FAULTS = {
+    "asyncssh": {"answers", "controller", "launches", "lost_answers", "lost_node", "signals"},
+    "openssh": {"launches", "lost_answers", "lost_node", "signals"},
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out by SSH what runs locally, and would be the same."""
-    again = [item for item in items if VIA != "local" and item.get_closest_marker("any_way")]
-    if again:
-        config.hook.pytest_deselected(items=again)
-        items[:] = [item for item in items if item not in again]
+    """Leave out by SSH what runs locally, and would be the same; and what takes a login host elsewhere."""
+
+    def wanted(item: pytest.Item) -> bool:
+        if item.get_closest_marker("from_outside"):
+            return bool(OUTSIDE)
+        if VIA == "local":
+            return True
+        name = item.path.stem.removeprefix("test_")
+        return not item.get_closest_marker("any_way") and (item.path.parent.name != "faults" or name in FAULTS[VIA])
+
+    left_out = [item for item in items if not wanted(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+class Outside:
+    """The login host of a cluster that this machine is no part of."""
+
+    def stanza(self, transport: str) -> dict[str, Any]:
+        """What a kernelspec has for it."""
+        return {"ssh": {"host": "hpc", "config": OUTSIDE, "transport": transport}}
 
 
 @pytest.fixture(scope="session")
-def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login | None]:
-    if VIA == "local":
-        yield None
+def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login | Outside | None]:
+    if OUTSIDE or VIA == "local":
+        yield Outside() if OUTSIDE else None
         return
     login = Login(tmp_path_factory.mktemp("login"))
     yield login
@@ -124,6 +154,8 @@ def remove_folders_of_the_killed() -> None:
     """Remove what a server or a supervisor cannot remove that was ended by SIGKILL."""
     for folder in {*_folders()} - {*connections().values()}:  # a connection that lives is used by others
         shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
+    if HANDS:
+        Hands(HANDS).sweep()
 
 
 def connections() -> dict[int, str]:
@@ -137,17 +169,19 @@ def connections() -> dict[int, str]:
     return found
 
 
-def _leftovers() -> dict[str, Any]:
-    """What kernels leave behind on this machine if somebody forgets it."""
+def _leftovers() -> dict[str, list[str]]:
+    """What kernels leave behind if somebody forgets it."""
     mine = os.getuid()
-    processes = {}
+    processes = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if path.stat().st_uid == mine and PROCESS.search(command):
-                processes[path.name] = command
+                processes.append(f"{path.name} {command}")
     threads = [each.name for each in threading.enumerate() if not THREAD.match(each.name)]
-    return {"jobs": queue(), "processes": processes, "folders": _folders(), "threads": threads}
+    others = Hands(HANDS).elsewhere() if HANDS else {}
+    elsewhere = [f"{host}: {each}" for host, found in others.items() for each in found]
+    return {"jobs": queue(), "processes": processes, "folders": _folders(), "threads": threads, "elsewhere": elsewhere}
 
 
 @pytest.fixture(autouse=True)
@@ -158,15 +192,28 @@ def nothing_left() -> Iterator[None]:
 
     def clean() -> bool:
         now = _leftovers()
-        last[:] = [{kind: now[kind] for kind in now if now[kind] and now[kind] != before[kind]}]
+        new = {kind: list((Counter(found) - Counter(before[kind])).elements()) for kind, found in now.items()}
+        last[:] = [{kind: found for kind, found in new.items() if found}]
         return not last[0]
 
     try:
-        eventually(clean, "a clean end", timeout=20)
+        eventually(clean, "a clean end", timeout=40)
     except AssertionError:
         for job in last[0].get("jobs", []):
             slurm("scancel", job.split()[0])  # the next test is not to suffer for it
-        pytest.fail(f"left behind: {last[0]}")
+        pytest.fail("\n".join([f"left behind: {last[0]}", "what is still being done:", *still_done()]))
+
+
+def still_done() -> list[str]:
+    """What the package's coroutines wait for, a line each."""
+    lines = []
+    for task in asyncio.all_tasks(background_loop().loop):
+        coro, chain = task.get_coro(), []
+        while (frame := getattr(coro, "cr_frame", None)) is not None:
+            chain.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+            coro = coro.cr_await
+        lines.append(" > ".join(chain))
+    return lines
 
 
 @pytest.fixture
@@ -182,7 +229,7 @@ Kernelspec = Callable[..., str]
 
 
 @pytest.fixture
-def kernelspec(jupyter_home: Path, login: Login | None) -> Kernelspec:
+def kernelspec(jupyter_home: Path, login: Login | Outside | None) -> Kernelspec:
     """Install a kernelspec and return its name."""
 
     def install(
@@ -244,7 +291,7 @@ class Hands:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def _ask(self, *words: str | int) -> Any:
+    def _ask(self, *words: Any) -> Any:
         return ask(self._path, *words)
 
     def stop(self, daemon: str) -> None:
@@ -274,6 +321,48 @@ class Hands:
         """Have scontrol do something that takes an administrator."""
         self._ask("scontrol", *words)
 
+    def lose(self, host: str) -> None:
+        """Have a machine vanish with all that runs on it (this and the next: on a cluster of several)."""
+        self._ask("lose", host)
+
+    def pause(self, host: str) -> None:
+        """Have a machine stand still."""
+        self._ask("pause", host)
+
+    def back(self, host: str) -> None:
+        """Start a machine that was lost, or have it go on."""
+        self._ask("back", host)
+
+    def cut(self, host: str) -> None:
+        """Pull a machine's network cable."""
+        self._ask("cut", host)
+
+    def join(self, host: str) -> None:
+        """Plug it in again."""
+        self._ask("join", host)
+
+    def home(self, host: str, *, there: bool) -> None:
+        """Take /home away from a machine, or give it back."""
+        self._ask("home", host, there)
+
+    def wall(self, host: str, ports: str) -> None:
+        """Have a machine drop what others try to reach but for SSH, Slurm's daemons and some ports."""
+        self._ask("wall", host, ports)
+
+    def elsewhere(self) -> dict[str, list[str]]:
+        """What this user's kernels have on the cluster's other machines: processes, connections, folders."""
+        found: dict[str, list[str]] = self._ask("elsewhere")
+        return found
+
+    def scan(self, host: str, asked: dict[str, Any]) -> list[list[str]]:
+        """What another user finds of some secrets on a machine, see privacy/scan.py."""
+        found: list[list[str]] = self._ask("scan", host, asked)
+        return found
+
+    def sweep(self) -> None:
+        """Remove there what killed supervisors have left."""
+        self._ask("sweep")
+
     def undo(self) -> None:
         """Leave the cluster well: daemons answer, nodes take jobs, stopped processes go on, disks are gone."""
         self._ask("undo")
@@ -281,7 +370,7 @@ class Hands:
 
 @pytest.fixture
 def hands(start: Callable[..., Kernel]) -> Iterator[Hands]:  # after `start`: undone before its kernels are shut down
-    assert "SLURM_TEST_HANDS" in os.environ, "This test needs root's hands: run it by `scripts/test faults`, as root."
-    hands = Hands(os.environ["SLURM_TEST_HANDS"])
+    assert HANDS, "This test needs root's hands: run it by `scripts/test faults`, as root."
+    hands = Hands(HANDS)
     yield hands
     hands.undo()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import QUEUED, VIA, connections, queue, queue_empties, start_now
 from kernels import eventually
 
@@ -80,6 +81,7 @@ def test_a_log_is_followed_to_the_end_of_the_job_that_is_stopped(start):
     assert listed("--all") == {}
 
 
+@pytest.mark.one_machine
 def test_all_that_the_killed_left_is_removed_and_nothing_of_the_living(start, kernelspec):
     living = start()
     masters = connections()

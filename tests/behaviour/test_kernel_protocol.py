@@ -6,14 +6,19 @@ import json
 
 import jupyter_kernel_test
 import pytest
-from conftest import ARGV, RESOURCES
+from conftest import ARGV, RESOURCES, VIA
 from python_kernel import PythonKernel
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kernelspecs(tmp_path_factory):
+def kernelspecs(tmp_path_factory, login):
     data = tmp_path_factory.mktemp("jupyter")
-    config = {**RESOURCES, "start": "block"}  # what is tested is the kernel, not the line that says where it is
+    place = login.stanza(VIA) if login else {}
+    config = {
+        **RESOURCES,
+        **place,
+        "start": "block",
+    }  # the kernel is tested, not the line that says where it is
     stanza = {"provisioner_name": "slurm-provisioner", "config": config}
     for name, metadata in {"local": {}, "slurm": {"kernel_provisioner": stanza}}.items():
         folder = data / "kernels" / name

@@ -285,7 +285,7 @@ def test_the_working_directory_is_the_notebooks(start, tmp_path):
     kernel = start(cwd=str(folder))
     assert kernel.run("import os; print(os.getcwd())") == str(folder)
     (folder / "data.csv").write_text("")
-    assert kernel.manager.resolve_path("data.csv") == str(folder / "data.csv")
+    assert kernel.manager.provisioner.resolve_path("data.csv") == str(folder / "data.csv")
 
 
 def test_one_start_may_differ_from_the_kernelspec(start):

@@ -85,7 +85,7 @@ def test_a_container(start, kernelspec, tmp_path):
 def test_a_job_step(start, kernelspec):
     kernel = start(kernelspec(srun=True, cpus_per_task=2))
     assert kernel.run("import os; os.environ['SLURM_STEP_ID']") == "'0'"
-    own_step = "subprocess.run(['srun', '-n1', 'echo', 'a step'], capture_output=True, text=True).stdout"
+    own_step = "subprocess.run(['srun', '--overlap', '-n1', 'echo', 'a step'], capture_output=True, text=True).stdout"
     assert kernel.run(f"import subprocess; print({own_step})") == "a step"
     interrupt_and_restart(kernel)
 
@@ -96,6 +96,7 @@ def interrupt_and_restart(kernel):
     assert kernel.run("1 + 1") == "2"
 
 
+@pytest.mark.one_machine
 @pytest.mark.parametrize("where", [{"address": "127.0.0.1"}, {"interface": "lo"}], ids=["address", "interface"])
 def test_the_network_may_be_chosen(start, kernelspec, where):
     assert start(kernelspec(**where)).run("1 + 1") == "2"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cable import impatient_with_cable
 from hands import ask
 from jupyter_client.manager import KernelManager
 from kernels import RESOURCES, Kernel, eventually, install_kernelspec
@@ -230,22 +231,7 @@ def start(world: World) -> Iterator[Callable[..., Kernel]]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a silent cable noticed soon, and tried again often."""
-    from slurm_provisioner.transport import openssh  # noqa: PLC0415
-
-    seconds = {
-        **dict.fromkeys(["transport.asyncssh.ALIVE_INTERVAL", "transport.ssh.SILENT_AFTER"], 1.0),
-        **dict.fromkeys(["transport.asyncssh.CONNECT_TIMEOUT", "transport.openssh.CONNECT_TIMEOUT"], 2.0),
-        **dict.fromkeys(["transport.lasting.RETRY_LAST", "transport.lookout.RETRY_LAST", "link.RETRY_LAST"], 1.0),
-        **dict.fromkeys(["link.CONNECT_TIMEOUT", "link.ANSWER_TIMEOUT"], 2.0),
-        **dict.fromkeys(["cluster.LATER_FIRST", "cluster.LATER_LAST", "slurm.FIND_PAUSE"], 1.0),
-        "herald.LOST_AFTER": 1.0,
-        "slurm.FIND_TRIES": 2,
-    }
-    for name, value in seconds.items():
-        monkeypatch.setattr(f"slurm_provisioner.{name}", value)
-    monkeypatch.setitem(openssh._MASTER, "ServerAliveInterval", "1")
-    monkeypatch.setitem(openssh._MASTER, "ConnectTimeout", "2")
+    impatient_with_cable(monkeypatch)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from cable import COUNTER
 from jupyter_client.manager import AsyncKernelManager
 from watched import ENDLESS, until, watched
 
@@ -14,17 +15,6 @@ from slurm_provisioner.errors import LoginHostError
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
-#: A cell that counts, for as long as there is no file; it tells how far it came in another one, every now and then.
-COUNTER = """
-import pathlib, time
-print('begun', flush=True)
-number = 0
-while not pathlib.Path({go!r}).exists():
-    number += 1
-    print(number, flush=True)
-    pathlib.Path({at!r}).write_text(str(number))
-    time.sleep(0.02)
-print('and ended')"""
 LOST = r"^Job \d+ · no connection to c\d since ..:..:.. · "
 
 

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hands import Hands, ignore_signals, run, serve
+from hands import OneMachine, ignore_signals, run, serve
 from login_host import SSHD, Sshd, environment_of, make_key, public, version
 
 #: The cable: names of its ends, and their addresses. There is one at a time.
@@ -51,11 +51,11 @@ session  required pam_permit.so
 MODULES = ("/lib/*/security", "/lib/security", "/usr/lib/*/security", "/usr/lib/security", "/usr/lib64/security")
 
 
-class World(Hands):
+class World(OneMachine):
     """The verbs, and what they act on."""
 
     VERBS = (
-        *Hands.VERBS,
+        *OneMachine.VERBS,
         *("facts", "cut", "mend", "kick", "stop_login", "start_login", "on_cluster", "left", "listening"),
     )
 
@@ -328,7 +328,7 @@ def main() -> None:
         clean(namespace, laptop_user, world.nodes)
         try:
             world.make()
-            serve(f"{folder}/world-hands", laptop_user, world)
+            serve(f"{folder}/world-hands", pwd.getpwnam(laptop_user).pw_uid, world)
         finally:
             world.unmake()
 

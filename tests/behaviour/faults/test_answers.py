@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from conftest import control, queue, queue_empties, remove_folders_of_the_killed, slurm
-from tools import asked, impatient, jobs_of, told
+from trouble import asked, impatient, jobs_of, told
 from watched import ENDLESS, watched
 
 INVALID = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"

@@ -18,7 +18,7 @@ from conftest import (
     start_now,
 )
 from jupyter_client.manager import AsyncKernelManager, KernelManager
-from tools import asked, impatient, jobs_of, plain, told
+from trouble import asked, impatient, jobs_of, plain, told
 from watched import ENDLESS, JOB_ID, until, watched
 
 from slurm_provisioner.errors import CommandError

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import ARGV, Hands, eventually, queue, queue_empties, remove_folders_of_the_killed, slurm
-from tools import jobs_of, node_of, plain, told, warnings
+from trouble import jobs_of, node_of, plain, told, warnings
 from watched import ENDLESS, JOB_ID, until, watched
 
 HOG = "x = bytearray(2_000_000_000)\nfor i in range(0, len(x), 4096): x[i] = 1"
@@ -55,6 +55,7 @@ def test_a_kernel_that_dies_is_replaced_in_its_job(kernelspec, caplog, code, how
         assert "its last words" in told_by
 
 
+@pytest.mark.one_machine
 def test_a_kernel_that_needs_too_much_memory_is_replaced_and_its_cell_says_why(kernelspec, caplog):
     for told_by in (crashed(kernelspec(mem="300M"), HOG), warnings(caplog)):
         assert "memory" in told_by
@@ -216,6 +217,7 @@ def test_a_warning_of_the_end_is_no_error_and_shows_in_the_last_cell(kernelspec,
     asyncio.run(main())
 
 
+@pytest.mark.one_machine
 def test_a_job_that_ended_for_want_of_memory_says_so(start, kernelspec):
     kernel = start(kernelspec(mem="300M", crash_grace="3s"))
     assert "memory" in told(kernel, HOG, alive=False)

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from conftest import QUEUED, eventually, queue, queue_empties, refused, slurm, start_now
-from tools import jobs_of, told
+from trouble import jobs_of, told
 from watched import watched
 
 from slurm_provisioner.errors import CommandError
+
+pytestmark = pytest.mark.one_machine
 
 
 def fill(disk: Path) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from conftest import QUEUED, eventually, launching, queue, queue_empties, refused
 from jupyter_client.manager import AsyncKernelManager
-from tools import impatient, jobs_of
+from trouble import impatient, jobs_of
 
 from slurm_provisioner.errors import CommandError
 
@@ -56,7 +56,8 @@ def test_a_job_that_the_controller_takes_too_late_comes_to_nothing(kernelspec, c
     text = refused(CommandError, kernelspec(slurm_bin=str(commands)))
     assert "Socket timed out" in text
     eventually((commands.folder / "sbatch.script.done").exists, "the late job")
-    queue_empties()
+    # A new Slurm makes the folder of its log once more; then it waits for a while for what it is to do.
+    eventually(lambda: queue() == [], "an empty queue", timeout=60)
 
 
 @pytest.mark.parametrize("lost", LOST.values(), ids=LOST)

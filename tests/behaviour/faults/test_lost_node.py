@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import control, queue, queue_empties, slurm
-from tools import cut_link, jobs_of, node_of, warnings
+from trouble import cut_link, jobs_of, node_of, warnings
 from watched import JOB_ID, Cell, Watched, until, watched
 
 #: A cell that writes the time for as long as its kernel lives, and whole at any moment.
@@ -114,6 +114,7 @@ def written(path: Path) -> float:
     return float(path.read_text())
 
 
+@pytest.mark.timeout(240)
 def test_a_new_job_waits_until_the_lost_kernel_has_ended(lost, caplog):
     async def main() -> None:
         async with lost() as (kernel, cell, path, mend_network):
@@ -135,7 +136,7 @@ def test_a_new_job_waits_until_the_lost_kernel_has_ended(lost, caplog):
             await kernel.manager.restart_kernel()
             once_more = kernel.cell(JOB_ID)
             await once_more.shows("its lost predecessor")
-            assert (await once_more.end())["status"] == "ok"
+            assert (await once_more.end(timeout=120))["status"] == "ok"
             assert once_more.printed.strip() == kernel.job_id != job_id
             began = datetime.fromisoformat(control(kernel.job_id).partition("StartTime=")[2].split()[0]).timestamp()
             assert written(path) < began, "the old kernel had ended before the new one began"

@@ -39,7 +39,7 @@ def _as_many_files_as_a_server_may_open():
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_many_kernels_start_together(kernelspec, commands):
     commands.fail(TRACED, "sbatch", "squeue")
     many = {"slurm_bin": str(commands), "mem": "200M"}
@@ -54,12 +54,13 @@ def test_many_kernels_start_together(kernelspec, commands):
 
             async def job_of(name: str) -> str:
                 kernel = await kernels.enter_async_context(watched(name, queued=True))
-                assert await kernel.run(JOB_ID) == kernel.job_id
+                assert await kernel.run(JOB_ID, timeout=180) == kernel.job_id
                 return kernel.job_id
 
             waiting = asyncio.ensure_future(job_of(queued))
             launches = [job_of(bad), *(job_of(good) for _ in range(COUNT))]
             refusal, *jobs = await asyncio.gather(*launches, return_exceptions=True)
+            assert [each for each in jobs if isinstance(each, Exception)] == []
             assert isinstance(refusal, SubmissionError)
             assert "partition" in str(refusal)
             assert sorted(jobs) == sorted(job.split()[0] for job in queue() if "RUNNING" in job)

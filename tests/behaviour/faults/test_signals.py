@@ -11,7 +11,7 @@ import pytest
 from conftest import eventually, launching, queue, queue_empties, slurm
 from jupyter_client.manager import AsyncKernelManager
 from stand_ins import container
-from tools import asked, cut_link, impatient, jobs_of, told
+from trouble import asked, cut_link, impatient, jobs_of, told
 from watched import JOB_ID, until, watched
 
 BUSY = "print('begun', flush=True)\nwhile True: pass"
