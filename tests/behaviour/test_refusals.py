@@ -195,12 +195,13 @@ def test_a_launch_cancelled_while_it_starts_leaves_no_job(kernelspec):
     queue_empties()
 
 
-#: sbatch does its work, and then keeps its answer for long.
-SLOW_SBATCH = 'answer=$("$real" "$@"); sleep 3; echo "$answer"; exit'
+#: sbatch does its work, and then keeps its answer: as long as we would wait for it, or longer.
+SLOW_SBATCH = 'answer=$("$real" "$@"); sleep {seconds}; echo "$answer"; exit'
 
 
-def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, commands):
-    commands.fail(SLOW_SBATCH, "sbatch")
+@pytest.mark.parametrize("seconds", [2, 12])
+def test_a_launch_cancelled_before_sbatch_answers_leaves_no_job(kernelspec, commands, seconds):
+    commands.fail(SLOW_SBATCH.format(seconds=seconds), "sbatch")
     name = kernelspec(slurm_bin=str(commands), sbatch={"begin": "now+1hour"})
     asyncio.run(cancelled(name))
     queue_empties()
