@@ -10,6 +10,7 @@ be, are not recorded.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hosts import Hosts
 from recordings import (
     ENVIRONMENT,
     HOME,
@@ -316,17 +318,9 @@ class Scenario:
             await asyncio.sleep(0.5)
 
 
-async def hosts_of(project: str) -> dict[str, str]:
-    """The containers, by what they are."""
-    label = "com.docker.compose"
-    which = ["--filter", f"label={label}.project={project}"]
-    shown = ["--format", f'{{{{.Label "{label}.service"}}}} {{{{.ID}}}}']
-    listed = await LocalTransport().run(["docker", "ps", *which, *shown], timeout=PATIENCE)
-    return dict(line.split() for line in listed.stdout.splitlines())
-
-
 async def main(project: str, path: str) -> None:
-    recorder = Recorder(await hosts_of(project))
+    hosts = Hosts(project, os.getuid()).hosts
+    recorder = Recorder({name: str(host.id) for name, host in hosts.items()})
     await Scenario(recorder).play()
     found = checkup.parse_programs("\n".join(recorder.recording.said["healthy"][0]["stdout"]))
     recorder.recording.version = found.version
