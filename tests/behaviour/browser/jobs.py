@@ -30,6 +30,8 @@ class FullPartition:
     ----------
     wanted : dict
         What a kernelspec has for a job that needs one of them.
+    node : str
+        The one that has the GPUs.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class FullPartition:
         argv = ["--partition=gpu", "--gpus=2", "--mem=50M", "--time=10", "--output=/dev/null", "--wrap=exec sleep 600"]
         self._job_id = slurm("sbatch", "--parsable", *argv).strip()
         eventually(lambda: f"{self._job_id} wrap RUNNING" in queue(), "a full partition")
+        self.node = slurm("squeue", "--noheader", f"--jobs={self._job_id}", "--format=%N").strip()
 
     def leave(self) -> None:
         slurm("scancel", self._job_id)

@@ -43,7 +43,7 @@ def test_a_cell_tells_where_its_job_is_and_then_only_its_output(lab, kernelspec,
     full_partition.leave()
     ran(cell, 1, "hello", "42")
     notebook.screenshot("ran")
-    assert any("starting on c2" in text for text in cell.texts()), cell.texts()
+    assert any(f"starting on {full_partition.node}" in text for text in cell.texts()), cell.texts()
     expect(notebook.status).to_have_text("slurm | Idle")
     saved = notebook.save()
     assert [output["output_type"] for output in saved["cells"][0]["outputs"]] == ["stream", "execute_result"]
