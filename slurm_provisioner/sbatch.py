@@ -27,27 +27,30 @@ _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
 
 # Run by a POSIX shell on the cluster: makes the run directory, puts the request and what the kernel is (the first two
 # lines of stdin) in it, tells which host this is, and hands the rest of stdin to sbatch. One round trip, and nothing
-# secret in any argv. sbatch gets a clean environment: SBATCH_* would beat the script's own lines, and --export=ALL, its
-# default, would ship every variable of the server into the job. `read` takes exactly one line off a pipe (POSIX, read).
+# secret in any argv. Programs are few: each takes a millisecond of every start. sbatch gets a clean environment:
+# SBATCH_* would beat the script's own lines, and --export=ALL, its default, would ship every variable of the server
+# into the job. `read` takes exactly one line off a pipe (POSIX, read).
 _SUBMIT = r"""
 umask=$(umask)
 umask 077
-run_dir=$1 log_dir=$2 bin=$3
-shift 3
+user=$1 run_dir=$2 log_dir=$3 bin=$4
+shift 4
 IFS= read -r request && IFS= read -r about || exit 91
 {
-    mkdir -p -- "$run_dir" && cd -- "$run_dir" && rm -f connection.json job.log progress &&
+    mkdir -p -- "$run_dir" && cd -- "$run_dir" || exit 92
+    for name in about.json connection.json job.log progress request.json; do
+        { [ ! -e "$name" ] && [ ! -h "$name" ]; } || rm -f "$name" || exit 92
+    done
     : > job.log && : > progress &&
-    printf '%s\n' "$about" > about.json && chmod 600 about.json &&
-    printf '%s\n' "$request" > request.json && chmod 600 request.json &&
+    printf '%s\n' "$about" > about.json &&
+    printf '%s\n' "$request" > request.json &&
     { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
       printf '%s\n%s\n' "$boot" "$net" > login-host || :; }
 } || exit 92
-[ -z "$log_dir" ] || mkdir -p -- "$log_dir" || exit 92
+[ -z "$log_dir" ] || [ -d "$log_dir" ] || mkdir -p -- "$log_dir" || exit 92
 cd || cd /
 [ -z "$bin" ] || PATH=$bin:$PATH
 sbatch=$(command -v sbatch) || exit 93
-user=$(id -un)
 set -- "$sbatch" --parsable "$@"
 for name in LANG LC_ALL TZ SLURM_CONF SLURM_CONF_SERVER; do
     eval "[ \"\${$name+set}\" ] && set -- \"$name=\${$name}\" \"\$@\""
@@ -58,12 +61,12 @@ exec env -i HOME="$HOME" USER="$user" LOGNAME="$user" SHELL="${SHELL:-/bin/sh}" 
 """
 
 
-def submit_argv(run_dir: str, log_directory: str, bin_dir: str, clusters: str) -> list[str]:
+def submit_argv(user: str, run_dir: str, log_directory: str, bin_dir: str, clusters: str) -> list[str]:
     """Return the command that submits a job.
 
     Its stdin is the request's line, the line that says what the kernel is, and then the script.
     """
-    return ["sh", "-c", _SUBMIT, "submit", run_dir, log_directory, bin_dir, *clusters_option(clusters)]
+    return ["sh", "-c", _SUBMIT, "submit", user, run_dir, log_directory, bin_dir, *clusters_option(clusters)]
 
 
 # What is left of a failed kernel is its log, alone in a folder with the kernel's id for a name. `state_dir` may be any
@@ -86,7 +89,7 @@ def prune_argv(state_dir: str, days: int) -> list[str]:
 
 def as_sbatch(argv: Sequence[str]) -> tuple[str, ...]:
     """Return the sbatch command inside a submission's argv, which is what people know."""
-    return ("sbatch", "--parsable", *argv[7:])
+    return ("sbatch", "--parsable", *argv[8:])
 
 
 def parse_submission(stdout: str) -> str | None:

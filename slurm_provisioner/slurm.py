@@ -111,7 +111,7 @@ class Slurm:
 
     async def _submit(self, job: Submission) -> str:
         assert "\n" not in job.request + job.about
-        argv = submit_argv(job.run_dir, job.log_directory, self.bin_dir, self.clusters)
+        argv = submit_argv(job.user, job.run_dir, job.log_directory, self.bin_dir, self.clusters)
         stdin = f"{job.request}\n{job.about}\n{job.script}".encode()
         try:
             done = await self.transport.run(argv, stdin=stdin, timeout=SUBMIT_TIMEOUT)

@@ -44,6 +44,11 @@ class Submission:
     _config: KernelConfig = field(repr=False)
     _account: Account = field(repr=False)
 
+    @property
+    def user(self) -> str:
+        """Who submits it."""
+        return self._account.user
+
     def log_path(self, job_id: str) -> str:
         """Return the path of the job's log, once it has an id; "" if only the node can tell."""
         pattern = batch.log_pattern(self._config, self.run_dir, self._account.home)

@@ -96,7 +96,7 @@ def test_the_shell_programs_are_those_that_were_recorded(recording):
             return Completed(tuple(argv), 0, "", "")
 
     asyncio.run(Slurm(Notes()).positions({"1"}, {"debug"}))
-    now = [programs_argv(""), submit_argv("", "", "", ""), offers_argv(), listing.listing_argv([], ""), *positions]
+    now = [programs_argv(""), submit_argv("", "", "", "", ""), offers_argv(), listing.listing_argv([], ""), *positions]
     assert recording.shells == {argv[3]: digest(argv) for argv in now}, "scripts/containers record"
 
 

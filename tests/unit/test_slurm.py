@@ -19,7 +19,7 @@ from slurm_provisioner.errors import (
     CommandTimeoutError,
     SubmissionError,
 )
-from slurm_provisioner.sbatch import complaint_of, parse_submission
+from slurm_provisioner.sbatch import as_sbatch, complaint_of, parse_submission, submit_argv
 from slurm_provisioner.slurm import Slurm
 from slurm_provisioner.status import Position
 from slurm_provisioner.submission import Submission
@@ -95,7 +95,7 @@ class Says(LocalTransport):
 
 
 def said(stdout: str = "", stderr: str = "", returncode: int = 0) -> Completed:
-    return Completed(("sh", "-c", "…", "submit", "dir", "", "", "--clusters=a"), returncode, stdout, stderr)
+    return Completed(("sh", "-c", "…", "submit", "alice", "dir", "", "", "--clusters=a"), returncode, stdout, stderr)
 
 
 #: As it is written: what printf or echo would understand stays as it is.
@@ -405,3 +405,8 @@ def test_only_old_logs_of_failures_are_removed(tmp_path):
     folder(str(uuid.uuid4()))
     asyncio.run(Slurm(LocalTransport()).prune(str(tmp_path)))
     assert set(os.listdir(tmp_path)) == kept
+
+
+@pytest.mark.parametrize(("clusters", "shown"), [("", ()), ("gpu", ("--clusters=gpu",))])
+def test_people_are_shown_the_command_that_they_know(clusters, shown):
+    assert as_sbatch(submit_argv("alice", "/run", "/log", "/bin", clusters)) == ("sbatch", "--parsable", *shown)
