@@ -204,7 +204,8 @@ class Allocation:
     def _started(self) -> None:
         if not self.record.started.is_set():
             self.record.started.set()
-            self._hurry()
+            if self._watch is not None:
+                self._watch.begins()
 
     def _at(self, node: Node, hosts: tuple[str, ...], port: int, certificate: str) -> Target:
         sign_of_life = min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE)

@@ -22,7 +22,7 @@ from .waiting import Notes
 
 __all__ = ["Watch", "Watcher"]
 
-#: Seconds between two polls while a job is young or about to change.
+#: Seconds between two polls while a job is young or about to change, and before the first one.
 YOUNG_INTERVAL = 1.0
 #: A queued job is asked for every tenth of its age, at most every so many seconds.
 QUEUED_INTERVAL = 30.0
@@ -55,20 +55,30 @@ class Watch:
         self.since = time.monotonic()
         self._watcher = watcher
         self._young_since = self.since
+        self._hurries_until = 0.0
 
     @property
     def interval(self) -> float:
         """Seconds until Slurm should be asked again."""
-        age = time.monotonic() - self._young_since
-        if age < YOUNG or (self.missing_since is not None and not self.linked):
+        now = time.monotonic()
+        if now < self._hurries_until:
             return YOUNG_INTERVAL
         if self.linked:
             return LINKED_INTERVAL
-        return min(max(age / 10, YOUNG_INTERVAL), QUEUED_INTERVAL)
+        if self.missing_since is not None:
+            return YOUNG_INTERVAL
+        age = now - self._young_since
+        return YOUNG_INTERVAL if age < YOUNG else min(max(age / 10, YOUNG_INTERVAL), QUEUED_INTERVAL)
+
+    def begins(self) -> None:
+        """Ask often for a while, unless the supervisor speaks soon: the job has started."""
+        self._young_since = time.monotonic()
+        self._watcher.wake()
 
     def hurry(self) -> None:
-        """Ask at once, and often for a while: something happened to the job."""
+        """Ask at once, and often for a while, whoever speaks for the job: something happens to it."""
         self._young_since = time.monotonic()
+        self._hurries_until = self._young_since + YOUNG
         self._watcher.wake()
 
     def close(self) -> None:
@@ -119,7 +129,8 @@ class Watcher:
         last = 0.0
         while self._watches:
             self._wake.clear()
-            due = last + max(self._silence, min(watch.interval for watch in self._watches))
+            # a job that starts at once speaks for itself before anybody has to ask
+            due = min(max(last, watch.since) + max(self._silence, watch.interval) for watch in self._watches)
             if (pause := due - time.monotonic()) > 0:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)

@@ -54,6 +54,9 @@ class Recorder:
     def hurry(self):
         self.done.append(("hurry", None))
 
+    def begins(self):
+        self.done.append(("begins", None))
+
 
 class Cluster:
     """Keeps what is to be done later."""
@@ -246,7 +249,7 @@ def test_a_step_of_the_script_is_the_news_that_the_job_runs():
         job.record.status = says("PENDING")
         job._does("loading modules gcc/12")
         assert job.record.started.is_set()
-        assert ("hurry", None) in job.recorder.done, "squeue is to tell the node"
+        assert ("begins", None) in job.recorder.done, "squeue is to tell the node"
         assert str(line(job.record.waiting())) == "Job 7 · starting on c1 · loading modules gcc/12"
 
     asyncio.run(main())

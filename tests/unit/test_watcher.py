@@ -180,10 +180,30 @@ def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatc
         assert watch.interval == 30
         watch.linked = True
         assert watch.interval == 300
+        watch.begins()
+        assert watch.interval == 300, "it speaks for itself"
         watch.hurry()
         assert watch.interval == 1
+        clock[0] += 20
+        assert watch.interval == 300
 
     asyncio.run(main())
+
+
+def test_a_job_that_speaks_for_itself_at_once_is_not_asked_for(monkeypatch):
+    async def main():
+        monkeypatch.setattr(watcher, "YOUNG_INTERVAL", 0.05)
+        controller = Controller({})
+        watcher_ = Watcher(controller, log)
+        speaks = watcher_.watch("1", "", lambda status: None)
+        await asyncio.sleep(0)
+        speaks.linked = True
+        await asyncio.sleep(0.2)
+        asked = list(controller.asked)
+        speaks.close()
+        return asked
+
+    assert asyncio.run(main()) == []
 
 
 class Queue(Controller):
