@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import os
 import ssl
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Identity", "client_contexts", "make_identity"]
+from .folder import PrivateFolder
+
+__all__ = ["Identity", "client_context", "make_identity"]
 
 # A certificate outlives every job, and clocks of login and compute nodes may differ.
 _LIFETIME = datetime.timedelta(days=3650)
@@ -62,26 +63,19 @@ def make_identity(name: str) -> Identity:
     )
 
 
-def client_contexts(
-    identity: Identity, peer_certificate: str, channels: Iterable[str], *, directory: str | None = None
-) -> dict[str, ssl.SSLContext]:
-    """Return the TLS context of each channel: we show `identity`, and accept exactly `peer_certificate`.
-
-    The key is in a private file for a moment: in `directory`, which is removed even if we are killed meanwhile.
-    """
-    contexts = {}
-    # ssl reads a private key from a file only
-    descriptor, path = tempfile.mkstemp(prefix="slurm-", suffix=".pem", dir=directory)
+def client_context(identity: Identity, peer_certificate: str) -> ssl.SSLContext:
+    """Return a context of TLS with which we show `identity`, and accept exactly `peer_certificate`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # the certificate itself is pinned; a node has many names
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=peer_certificate)
+    # ssl reads a private key from a file only; the folder goes even if we are killed meanwhile
+    folder = PrivateFolder()
     try:
-        with os.fdopen(descriptor, "w") as file:
+        path = Path(folder.path, "key.pem")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(identity.private_key + identity.certificate)
-        for channel in channels:
-            context = contexts[channel] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False  # the certificate itself is pinned; a node has many names
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_verify_locations(cadata=peer_certificate)
-            context.load_cert_chain(path)
-            context.set_alpn_protocols([channel])
+        context.load_cert_chain(path)
     finally:
-        os.unlink(path)  # noqa: PTH108
-    return contexts
+        folder.remove()
+    return context

@@ -9,10 +9,9 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from .errors import LinkError
 from .guard import guard
@@ -20,7 +19,7 @@ from .guard import guard
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["PrivateFolder", "connection_info", "left_behind", "private_folder"]
+__all__ = ["PrivateFolder", "left_behind", "private_folder"]
 
 #: How the names of our private folders begin.
 _PREFIX = "slurm-kernel-"
@@ -81,23 +80,6 @@ class PrivateFolder:
             os.close(self._lock)
             self._lock = None
         self._unguard()
-
-
-def connection_info(folder: PrivateFolder | None, ports: Mapping[str, int]) -> dict[str, Any]:
-    """Return where sockets are, in the terms of Jupyter's connection files.
-
-    Parameters
-    ----------
-    folder : PrivateFolder or None
-        Where they are bound as ``k-1``, ``k-2`` …; None if they are on loopback.
-    ports : mapping
-        Each channel's port, or the number in its file's name.
-    """
-    return {
-        "transport": "ipc" if folder else "tcp",
-        "ip": f"{folder.path}/k" if folder else "127.0.0.1",
-        **{f"{channel}_port": port for channel, port in ports.items()},
-    }
 
 
 def _make(room: int) -> str:

@@ -87,10 +87,10 @@ class Herald:
         now.record.notes.wanted = self._wanted
         self._look()
 
-    async def expect(self) -> None:
+    def expect(self) -> None:
         """Tell clients of the kernel that their user wants another one; nothing of what they asked for is done."""
         self._stop()
-        await self.front.detach(self._text(), None)
+        self.front.detach(self._text(), None)
         self._look()
 
     def begin(self) -> None:
@@ -98,15 +98,15 @@ class Herald:
         assert self._now is not None, "there is a job"
         self._stop()
         self._up, self.exit_code = True, None
-        self.front.attach(self._link.endpoints)
+        self.front.attach(self._link.connect)
         self._vigil = asyncio.ensure_future(self._watch_over(self._now))
         self._look()
 
-    async def end(self, error: SlurmProvisionerError) -> None:
+    def end(self, error: SlurmProvisionerError) -> None:
         """Tell clients that there is no kernel, and will be none before their user restarts it."""
         self._stop()
         self.exit_code = None
-        await self.front.end(error)
+        self.front.end(error)
 
     def leave(self) -> None:
         """Have nothing more to tell."""
@@ -131,18 +131,18 @@ class Herald:
         if record.exit_code in _ENDS_OF_JOBS:
             await first(record.bye, record.ended, timeout=WORD_OF_END)
         if record.stopping:
-            await self.front.detach(self._text(), None)
+            self.front.detach(self._text(), None)
             return
         if not record.over:
             if self._link.connected:
                 await self.front.hear_out()
-            await self.front.detach(self._text(), record.death)
+            self.front.detach(self._text(), record.death)
             self._up, self.exit_code = False, record.exit_code
             await record.ended.wait()  # a restart ends this
         error = await now.end_error()
         self._log.warning("%s", error)
         self._vigil = None
-        await self.end(error)
+        self.end(error)
 
     def up(self, info: Mapping[str, Any]) -> None:
         """Take the kernel's own word of itself, for the next start."""

@@ -110,7 +110,7 @@ class KernelJob:
             if first:
                 raise
             self._log.warning("%s", error)
-            await herald.end(error)
+            herald.end(error)
         return endpoints
 
     async def wait_until_up(self) -> None:
@@ -125,8 +125,7 @@ class KernelJob:
             await asyncio.shield(self._rise)
 
     async def _open(self) -> tuple[Herald, dict[str, Any]]:
-        """Bind the endpoints, and bind those again whose files jupyter_client has removed."""
-        await self._link.open()
+        """Bind the endpoints, and give those a name again whose files jupyter_client has removed."""
         if self._herald is None:
             info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec)
             self._herald = Herald(self._kernel, info, self._link, self._log)
@@ -139,13 +138,13 @@ class KernelJob:
             return
         if now is not None and not new_job:
             raise await now.end_error()
-        await herald.expect()
+        herald.expect()
         await self._submit(herald, config, command)
 
     async def _start_again(self, herald: Herald, now: Allocation, command: KernelCommand) -> bool:
         """Start a kernel in a job that goes on; return False if it does not go on."""
         if not self.crashed:  # else clients know it, and what they ask for since is for the new kernel
-            await herald.expect()
+            herald.expect()
         if self._rise is not None and not self._rise.done():
             if not now.record.reached.is_set():
                 return True  # it is on its way already
@@ -194,7 +193,7 @@ class KernelJob:
         except SlurmProvisionerError as error:
             if self._giving_back is None:
                 self._log.warning("%s", error)
-                await herald.end(error)
+                herald.end(error)
             raise
         herald.begin()
 
@@ -230,7 +229,7 @@ class KernelJob:
         An interrupt ends cells that wait for a kernel.
         """
         rising = self._rise is not None and not self._rise.done()
-        if signum == signal.SIGINT and self._herald is not None and await self._herald.front.interrupt():
+        if signum == signal.SIGINT and self._herald is not None and self._herald.front.interrupt():
             return
         if self.allocation is not None and not rising:  # a kernel that is on its way is not ended for another one
             await self.allocation.signal(signum)

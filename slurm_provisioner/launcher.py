@@ -3,7 +3,7 @@
 The batch script ends in ``exec python3 - RUN_DIR`` with this text on standard input, so nothing is installed on the
 node: Python >= 3.6 and its standard library are enough. ``RUN_DIR/request.json`` says what to run and
 ``RUN_DIR/connection.json`` tells the server side where we listen: one TLS port with mutual certificates, on which the
-ALPN name chooses a channel of the kernel, or our own: commands and events, a JSON object a line.
+ALPN name chooses the kernel, that is streams to its sockets, or ourselves: commands and events, a JSON object a line.
 
 From top to bottom: pure functions, the request, the private directory, the kernel's process, the streams of bytes to
 its sockets, the port, the supervisor.
@@ -68,9 +68,10 @@ LOG_BYTES = 64 * 1024  # read at most, from the end of the job's log
 HELD_BYTES = 16 * 1024 * 1024  # said by the kernel while the server side is away, then it has to wait
 AHEAD_BYTES = 2 * 1024 * 1024  # the same while it is not, until it has passed them on
 ACK_BYTES = 256 * 1024  # received, then the server side is told at once
-WRITE_BYTES = 1024 * 1024  # waiting to be written, then what they come from is paused
+WRITE_BYTES = 256 * 1024  # waiting to be written, then what they come from is paused
 END = 2**32 - 1  # in place of a number of bytes: there will be no more
-GREETING, HEADER = ("!16s?IQQ", 37), ("!QQI", 20)  # of a TLS connection that carries a stream, of a frame on it
+GREETING, HEADER = ("!8sI", 12), ("!IB?QQI", 26)  # of a TLS connection that carries streams, of a frame on it
+SMALL_BYTES = 16 * 1024  # in a frame, then it is copied for one write in place of two
 LINE_BYTES = 1024 * 1024  # a command on the supervisor channel
 BACKLOG_BYTES = 4 * 1024 * 1024  # unread events and answers, then the channel is dropped
 SOCKET_PATH_BYTES = 107  # sun_path of a unix socket is shorter
@@ -714,22 +715,22 @@ class Kernel:
 class Stream(Protocol):
     """A connection of the server side to one of the kernel's sockets, as the protocol of the latter.
 
-    It outlives the TLS connections that carry it: bytes are held until the server side has them. Its `stream.py`
+    It outlives the TLS connections that carry it: bytes are held until the server side has them. Its `carrier.py`
     describes how, and is made the same.
     """
 
-    def __init__(self, name: bytes, over: Callable[["Stream"], object]) -> None:
-        self.name = name
+    def __init__(self, number: int, over: Callable[["Stream"], object]) -> None:
+        self.number = number
         self.over = over
         self.closed = False
         self.transport: Optional[asyncio.Transport] = None  # to the kernel
         self.carrier: Optional[Carrier] = None
-        self.number = 0  # of the carrier
         self.received = self.passed = self.told = 0
         self.taken = self.acknowledged = self.arrived = 0
+        self.early: List[bytes] = []  # while the kernel's socket is yet to come
         self.unsent: Deque[bytes] = deque()
         self.sent: Deque[bytes] = deque()  # and not acknowledged
-        self.ended = self.slow = self.full = self.timer = False
+        self.ended = self.told_end = self.slow = self.full = False
 
     # The kernel's end
 
@@ -737,11 +738,13 @@ class Stream(Protocol):
         """Begin, if somebody is still there."""
         self.transport = transport
         transport.set_write_buffer_limits(WRITE_BYTES)
+        for data in self.early:
+            transport.write(data)
+        self.early.clear()
         if self.closed:
-            transport.abort()
-        elif self.carrier:
-            self.send(0)
-            self.carrier.catch_up()
+            self.close_transport()
+        elif not self.slow:
+            self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take what the kernel says."""
@@ -759,8 +762,9 @@ class Stream(Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self.slow = False
-        self.passed = self.received
-        self.send(0)
+        if self.passed < self.received:
+            self.passed = self.received
+            self.send(0)
 
     def connection_lost(self, _error: Optional[Exception]) -> None:
         """Tell of the kernel's end after all that it said."""
@@ -770,25 +774,18 @@ class Stream(Protocol):
 
     # The carrier's end
 
-    def adopt(self, carrier: "Carrier", number: int, total: int, arrived: int) -> None:
+    def adopt(self, carrier: "Carrier", total: int, arrived: int) -> None:
         """Go on with a new TLS connection, where the server side is."""
-        if number <= self.number:  # it comes late
-            carrier.transport.abort()
-            return
-        self.let_go()
-        self.carrier, carrier.stream, self.number = carrier, self, number
-        if self.transport:
-            self.send(0)
-            self.heard(total, arrived, 0)
+        self.carrier, self.told_end = carrier, False
+        self.send(0)
+        self.heard(total, arrived, 0)
 
     def let_go(self) -> None:
-        """Give up the TLS connection, if there is one, and keep what may not have come through."""
-        carrier, self.carrier = self.carrier, None
-        if carrier:
-            carrier.leave().abort()
-            self.unsent.extendleft(reversed(self.sent))
-            self.sent.clear()
-            self.flush()
+        """Wait for another TLS connection, and keep what may not have come through."""
+        self.carrier = None
+        self.unsent.extendleft(reversed(self.sent))
+        self.sent.clear()
+        self.flush()
 
     def heard(self, total: int, arrived: int, length: int) -> None:
         """Take a header: forget what the other side has received, which may end within a piece sent before a loss."""
@@ -807,24 +804,13 @@ class Stream(Protocol):
     def take(self, data: memoryview) -> None:
         """Pass bytes on to the kernel."""
         self.received += len(data)
-        if self.transport and not self.ended:
+        if not self.transport:
+            self.early.append(bytes(data))
+            return
+        if not self.ended:
             self.transport.write(data)
         if not self.slow:
             self.passed = self.received
-
-    def acknowledge(self) -> None:
-        """Tell how much was received, now or soon."""
-        if self.received - self.told >= ACK_BYTES:
-            self.send(0)
-        elif self.received > self.told and not self.timer:
-            self.timer = True
-            asyncio.get_event_loop().call_later(ACK_SECONDS, self.acknowledge_late)
-
-    def acknowledge_late(self) -> None:
-        """Tell how much was received, unless that is known by now."""
-        self.timer = False
-        if self.carrier and self.received > self.told:
-            self.send(0)
 
     def flush(self) -> None:
         """Send what the TLS connection takes, and read no more than can be held."""
@@ -833,8 +819,8 @@ class Stream(Protocol):
             data = self.unsent.popleft()
             self.sent.append(data)
             self.send(len(data), data)
-        if self.ended and not self.unsent and carrier and carrier.writable and not carrier.ended:
-            carrier.ended = True
+        if self.ended and not self.unsent and carrier and carrier.writable and not self.told_end:
+            self.told_end = True
             self.send(END)
         room = AHEAD_BYTES if carrier else HELD_BYTES
         full = bool(carrier and self.unsent) or self.taken - self.arrived >= room
@@ -847,89 +833,161 @@ class Stream(Protocol):
         """Send a frame."""
         if self.carrier:
             self.told = self.received
-            header = struct.pack(HEADER[0], self.received, self.passed, length)
-            self.carrier.transport.writelines([header, data] if data else [header])
+            self.carrier.send(self.number, self.received, self.passed, length, data)
 
     def close(self) -> None:
         """Be over, and tell the server side if it is connected."""
         if self.closed:
             return
         self.closed = True
-        if self.carrier:
-            self.carrier.end()
-            self.carrier = None
-        if self.transport:
-            self.transport.close()
-            asyncio.get_event_loop().call_later(FLUSH_SECONDS, self.transport.abort)
+        if not self.told_end:
+            self.send(END)
+        self.carrier = None
+        self.close_transport()
         self.unsent.clear()
         self.sent.clear()
         self.over(self)
 
+    def close_transport(self) -> None:
+        """Have the kernel take the rest, for a while."""
+        if self.transport:
+            self.transport.close()
+            asyncio.get_event_loop().call_later(FLUSH_SECONDS, self.transport.abort)
+
+
+class Side:
+    """A server side, its streams, and the TLS connection that carries them while there is one."""
+
+    def __init__(self) -> None:
+        self.streams: Dict[int, Stream] = {}
+        self.carrier: Optional[Carrier] = None
+        self.number = 0  # of the carrier
+
+    def let_go(self) -> None:
+        """Give up the TLS connection, if there is one; the streams wait for the next."""
+        carrier, self.carrier = self.carrier, None
+        if carrier:
+            carrier.abort()
+            for stream in list(self.streams.values()):
+                stream.let_go()
+
+    def close(self) -> None:
+        """End all streams."""
+        for stream in list(self.streams.values()):
+            stream.close()
+
+    def over(self, stream: Stream) -> None:
+        """Forget a stream."""
+        del self.streams[stream.number]
+
 
 class Carrier(Protocol):
-    """A TLS connection that carries a stream.
+    """A TLS connection that carries streams.
 
     Parameters
     ----------
     writer : asyncio.StreamWriter
         The connection, which would be closed with the object.
     join : callable
-        Called with this and the fields of the greeting.
+        Called with this and the fields of the greeting; returns the server side, or None if it comes late.
+    begin : callable
+        Called with the server side, the kernel's channel and a number for a stream that is new.
     """
 
-    def __init__(self, writer: Writer, join: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        join: Callable[["Carrier", bytes, int], Optional[Side]],
+        begin: Callable[[Side, str, int], Stream],
+    ) -> None:
         self.writer = writer
         self.transport: Transport = writer.transport
         self.join = join
-        self.stream: Optional[Stream] = None
+        self.begin = begin
+        self.side: Optional[Side] = None
         self.writable = True
-        self.ended = self.left_it = False
+        self.over = False
+        self.timer: Optional[asyncio.TimerHandle] = None
         self.head = bytearray()
+        self.stream: Optional[Stream] = None  # whose frame this is
         self.left = 0
-        self.early: List[bytes] = []  # while the kernel's socket is yet to come
         self.transport.set_write_buffer_limits(WRITE_BYTES)
 
-    def leave(self) -> Transport:
-        """Have nothing more to do with the stream; the transport, to be closed."""
-        self.stream, self.left_it = None, True
-        return self.transport
-
-    def end(self) -> None:
-        """Tell that the stream is over."""
-        self.transport.write(struct.pack(HEADER[0], 0, 0, END))
-        self.leave().close()
-
-    def catch_up(self) -> None:
-        """Take what came early."""
-        early, self.early = self.early, []
-        for data in early:
-            self.data_received(data)
+    def send(self, number: int, received: int, passed: int, length: int, data: bytes) -> None:
+        """Send a frame."""
+        header = struct.pack(HEADER[0], number, 0, False, received, passed, length)
+        if len(data) <= SMALL_BYTES:
+            self.transport.write(header + data)
+        else:
+            self.transport.writelines([header, data])
 
     def data_received(self, data: bytes) -> None:
-        """Take frames, after a greeting."""
+        """Take a greeting, and frames."""
         rest = memoryview(data)
-        while rest and not self.left_it:
-            if self.stream and not self.stream.transport:
-                self.early.append(bytes(rest))
-                return
-            form, size = HEADER if self.stream else GREETING
+        while rest and not self.over:
+            form, size = HEADER if self.side else GREETING
             wanted = self.left or size - len(self.head)
             part, rest = rest[:wanted], rest[wanted:]
-            if self.stream and self.left:
+            if self.left:
                 self.left -= len(part)
-                self.stream.take(part)
+                if self.stream:
+                    self.stream.take(part)
                 continue
             self.head += part
             if len(self.head) == size:
                 fields = struct.unpack(form, self.head)
                 self.head.clear()
-                if self.stream:
-                    self.left = fields[-1]
-                    self.stream.heard(*fields)
+                if self.side:
+                    self.hear(self.side, fields)
                 else:
-                    self.join(self, *fields)
-        if self.stream:
-            self.stream.acknowledge()
+                    self.greet(*fields)
+        self.acknowledge()
+
+    def greet(self, name: bytes, number: int) -> None:
+        """Take the greeting."""
+        self.side = self.join(self, name, number)
+        if not self.side:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.over = True
+        self.transport.abort()
+
+    def hear(self, side: Side, header: "Tuple[Any, ...]") -> None:
+        """Take the header of a frame."""
+        number, channel, fresh, total, arrived, length = header
+        self.left = 0 if length == END else length
+        self.stream = side.streams.get(number)
+        if channel:
+            if not self.stream and fresh and channel - 1 in range(len(CHANNELS)):
+                self.stream = self.begin(side, CHANNELS[channel - 1], number)
+            if self.stream:
+                self.stream.adopt(self, total, arrived)
+            else:
+                self.send(number, 0, 0, END, b"")
+        elif self.stream:
+            self.stream.heard(total, arrived, length)
+
+    def acknowledge(self) -> None:
+        """Tell how much was received: at once if it is much, else soon."""
+        untold = [stream for stream in self.streams() if stream.received > stream.told]
+        for stream in untold:
+            if stream.received - stream.told >= ACK_BYTES:
+                stream.send(0)
+        if untold and not self.timer:
+            self.timer = asyncio.get_event_loop().call_later(ACK_SECONDS, self.acknowledge_late)
+
+    def acknowledge_late(self) -> None:
+        """Tell how much was received, unless that is known by now."""
+        self.timer = None
+        for stream in self.streams():
+            if stream.received > stream.told:
+                stream.send(0)
+
+    def streams(self) -> List[Stream]:
+        """Those that this carries."""
+        return [stream for stream in (self.side.streams.values() if self.side else ()) if stream.carrier is self]
 
     def eof_received(self) -> None:
         """Have the connection closed."""
@@ -941,15 +999,15 @@ class Carrier(Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self.writable = True
-        if self.stream:
-            self.stream.flush()
+        for stream in self.streams():
+            stream.flush()
 
     def connection_lost(self, _error: Optional[Exception]) -> None:
-        """Leave the stream to the next connection."""
-        if self.stream and self.stream.transport:
-            self.stream.let_go()
-        elif self.stream:  # it was not answered yet: the next one may begin anew
-            self.stream.close()
+        """Leave the streams to the next connection."""
+        if self.timer:
+            self.timer.cancel()
+        if self.side and self.side.carrier is self:
+            self.side.let_go()
 
 
 # The port -------------------------------------------------------------------------------------------------------------
@@ -966,7 +1024,7 @@ def tls_context(request: Request, private: PrivateDir) -> Context:
     context.options |= ssl.OP_NO_TICKET | getattr(ssl, "OP_NO_RENEGOTIATION", 0)
     if hasattr(context, "num_tickets"):  # sessions are not resumed, every handshake shows its certificate
         context.num_tickets = 0
-    context.set_alpn_protocols([*CHANNELS, "supervisor"])
+    context.set_alpn_protocols(["kernel", "supervisor"])
     path = os.path.join(private.path, "tls.pem")
     private.write(path, request.certificate + "\n" + request.private_key)
     try:
@@ -1127,19 +1185,19 @@ class Port:
         Where they run.
     converse : callable
         Called with a reader and a writer for each supervisor channel of the peer; it ends with the coroutine.
-    join : callable
-        Called with a channel of the kernel, a `Carrier` on it, and the fields of its greeting.
+    carry : callable
+        Called with the writer of each connection of the peer for the kernel; returns what is to be its protocol.
     """
 
     def __init__(
         self,
         loop: Loop,
         converse: Callable[[Reader, Writer], Coroutine[Any, Any, None]],
-        join: Callable[..., None],
+        carry: Callable[[Writer], Carrier],
     ) -> None:
         self.loop = loop
         self.converse = converse
-        self.join = join
+        self.carry = carry
         self.tasks: Set[asyncio.Task[None]] = set()
         self.quiet_until = 0.0
         loop.set_exception_handler(self.on_trouble)
@@ -1160,8 +1218,8 @@ class Port:
         tls = writer.get_extra_info("ssl_object")
         # the peer itself, nobody whom it may have signed
         channel = tls.selected_alpn_protocol() if tls.getpeercert(True) == self.peer else None
-        if channel in CHANNELS:
-            writer.transport.set_protocol(Carrier(writer, lambda *greeting: self.join(channel, *greeting)))
+        if channel == "kernel":
+            writer.transport.set_protocol(self.carry(writer))
         else:
             self.spawn(self.handle(channel, reader, writer))
 
@@ -1251,8 +1309,8 @@ class Supervisor:
         self.request = request
         self.private = private
         self.kernel = kernel
-        self.port = Port(loop, self.converse, self.join)
-        self.streams: Dict[bytes, Stream] = {}
+        self.port = Port(loop, self.converse, lambda writer: Carrier(writer, self.join, self.begin_stream))
+        self.sides: Dict[bytes, Side] = {}
         self.channels: Set[asyncio.StreamWriter] = set()  # to the server side's supervisor channels
         self.exited: Json = {}  # how the kernel ended, if it has
         self.restart_task: Optional[asyncio.Task[None]] = None
@@ -1301,7 +1359,7 @@ class Supervisor:
         for channel in self.channels:
             channel.close()
         # A stream is over when the server side has all that the kernel said.
-        await until(lambda: not any(stream.carrier for stream in self.streams.values()), LAST_FLUSH_SECONDS)
+        await until(lambda: not any(side.carrier and side.streams for side in self.sides.values()), LAST_FLUSH_SECONDS)
         await self.port.flush()
         return code
 
@@ -1420,9 +1478,10 @@ class Supervisor:
             await self.kernel.end(self.request.stop_timeout)
             self.reap()
             self.check_ending()
-            for stream in self.streams.values():
-                if stream.transport:  # to the old one, whose last words have that long to be fetched
-                    self.loop.call_later(FLUSH_SECONDS, stream.close)
+            for side in self.sides.values():
+                for stream in side.streams.values():
+                    if stream.transport:  # to the old one, whose last words have that long to be fetched
+                        self.loop.call_later(FLUSH_SECONDS, stream.close)
             self.kernel = Kernel(spec, self.private, self.kernel.generation + 1)
             self.look_after_kernel()
             answer = {"ok": True, **self.identity()}
@@ -1435,20 +1494,24 @@ class Supervisor:
 
     # Channels
 
-    def join(self, channel: str, carrier: Carrier, name: bytes, fresh: bool, *place: int) -> None:
-        """Let a TLS connection carry its stream, which may be a new one."""
+    def join(self, carrier: Carrier, name: bytes, number: int) -> Optional[Side]:
+        """Let a TLS connection carry its server side's streams, unless it comes late."""
         self.lease.renew()
-        stream = self.streams.get(name)
-        if not (stream or fresh):
-            carrier.end()
-            return
-        if stream is None:
-            for other in list(self.streams.values()):
-                if other.name[:8] != name[:8] and not other.carrier:  # that server side has been replaced by this one
-                    other.close()
-            stream = self.streams[name] = Stream(name, lambda stream: self.streams.pop(stream.name, None))
-            self.port.spawn(self.reach_kernel(channel, stream))
-        stream.adopt(carrier, *place)
+        side = self.sides.setdefault(name, Side())
+        if number <= side.number:
+            return None
+        for other in list(self.sides):
+            if not (self.sides[other].carrier or other == name):  # that server side has been replaced by this one
+                self.sides.pop(other).close()
+        side.let_go()
+        side.carrier, side.number = carrier, number
+        return side
+
+    def begin_stream(self, side: Side, channel: str, number: int) -> Stream:
+        """Begin a stream to one of the kernel's sockets."""
+        stream = side.streams[number] = Stream(number, side.over)
+        self.port.spawn(self.reach_kernel(channel, stream))
+        return stream
 
     async def reach_kernel(self, channel: str, stream: Stream) -> None:
         """Join a stream with the kernel's socket of that name, which may be yet to come."""

@@ -1,7 +1,8 @@
-"""The server side of a kernel's connections: endpoints here, and the TLS port of the supervisor behind them.
+"""The server side of a kernel's two connections to the TLS port of its supervisor.
 
-One connection is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it
-breaks, and tells when and where the others, one for each client and channel of the kernel, are to go.
+One is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it breaks, and
+tells when and where the other one is to go, which carries the streams to the kernel's sockets. Two, because a command
+is not to wait behind what a kernel prints.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .credentials import Identity, client_contexts
-from .endpoints import CHANNELS, Endpoints
+from . import tls
+from .carrier import Carrier, Streams
+from .credentials import Identity, client_context
 from .errors import LinkError, LoginHostError, RefusedError
-from .loop import first
-from .stream import Carrier, Stream
+from .loop import first, within
 from .transport import Node, Route, Transport
 
 __all__ = ["Link", "Listener", "Target"]
 
-#: The supervisor's own channel, beside those of the kernel.
-SUPERVISOR = "supervisor"
+#: What the two connections are for.
+SUPERVISOR, KERNEL = "supervisor", "kernel"
 #: Seconds for one attempt to connect, TLS included.
 CONNECT_TIMEOUT = 10.0
 #: Seconds between attempts to connect again: first, last.
@@ -78,7 +79,7 @@ class Listener(Protocol):
 
 
 class Link:
-    """A kernel's endpoints, and the connections of its supervisor.
+    """The way to a supervisor, and to its kernel.
 
     Parameters
     ----------
@@ -91,15 +92,16 @@ class Link:
     def __init__(self, transport: Transport, log: logging.Logger) -> None:
         self._transport = transport
         self._log = log
-        self._endpoints = Endpoints(self._carry)
+        self._streams = Streams()
         self._target: Target | None = None
         self._host: str | None = None
         self._routes: dict[str, Route] = {}
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._context: ssl.SSLContext | None = None
         self._detached = asyncio.Event()
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._carrying: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         #: Why the supervisor could not be reached, the last time it was tried; "" if it could.
@@ -109,63 +111,54 @@ class Link:
         #: Time of the event loop when something was sent last; nothing renewed the supervisor's lease after it.
         self.last_sent = 0.0
 
-    async def open(self) -> None:
-        """Bind the near ends."""
-        await self._endpoints.open()
+    def connect(self, channel: str, protocol: asyncio.Protocol) -> None:
+        """Have a protocol speak with one of the kernel's sockets, as soon as and whenever it can be reached."""
+        self._streams.begin(channel, protocol)
 
-    @property
-    def endpoints(self) -> dict[str, Any]:
-        """Where the front connects, in the terms of Jupyter's connection files."""
-        return self._endpoints.info
-
-    async def _carry(self, stream: Stream) -> None:
-        """Keep a stream connected, until the supervisor is lost."""
+    async def _carry(self, host: str) -> None:
+        """Keep the streams connected by an address, until the supervisor is lost."""
         pause = RETRY_FIRST
         while True:
-            carrier = Carrier(stream)
+            carrier = Carrier(self._streams)
             try:
-                await self._dial(stream.channel, carrier)
+                await self._dial(host, KERNEL, carrier)
                 await carrier.lost.wait()
             except (OSError, asyncio.TimeoutError) as error:
-                self._log.debug("The kernel's channel %s cannot be reached: %s", stream.channel, error)
+                self._log.debug("The kernel's sockets cannot be reached: %s", error)
             pause = RETRY_FIRST if carrier.answered else min(pause * 2, RETRY_LAST)
             await asyncio.sleep(pause)
 
-    async def _dial(self, channel: str, carrier: Carrier) -> None:
-        assert self._host is not None
-        sock = await asyncio.wait_for(self._routes[self._host].connect(), CONNECT_TIMEOUT)
-        await asyncio.get_running_loop().create_connection(
-            lambda: carrier,
-            sock=sock,
-            ssl=self._contexts[channel],
-            server_hostname="",
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
-        )
+    async def _dial(self, host: str, channel: str, protocol: asyncio.Protocol) -> asyncio.Transport:
+        context, route = self._context, self._routes[host]
+        assert context is not None
+
+        async def connect() -> asyncio.Transport:
+            return await tls.connect(await route.connect(), context, channel, protocol)
+
+        return await within(CONNECT_TIMEOUT, connect(), asyncio.Transport.abort)
 
     def attach(self, target: Target, listener: Listener) -> None:
-        """Connect the endpoints to a supervisor, and stay connected to it until `detach`."""
+        """Connect to a supervisor, and stay connected to it until `detach`."""
         self.detach()
         self._target = target
         self._routes = {host: self._transport.route(target.node, host, target.port) for host in target.hosts}
         self.lost_in_silence, self.last_sent = False, 0.0
-        self._contexts = client_contexts(
-            target.identity, target.peer_certificate, (*CHANNELS, SUPERVISOR), directory=self._endpoints.directory
-        )
+        self._context = client_context(target.identity, target.peer_certificate)
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
 
     def detach(self) -> None:
-        """Let go of the supervisor, and end what clients had with it. The endpoints stay, and hold what connects."""
+        """Let go of the supervisor, and end the streams to its kernel."""
         self._detached.set()
         self._target = self._host = None
         for route in self._routes.values():
             route.close()
         self._routes = {}
-        self._contexts.clear()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-        self._endpoints.hang_up()
+        self._context = None
+        for task in filter(None, (self._keeper, self._carrying)):
+            task.cancel()
+        self._keeper = self._carrying = None
+        self._streams.hang_up()
 
     @property
     def connected(self) -> bool:
@@ -237,7 +230,7 @@ class Link:
     async def _reach(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Try all addresses side by side, the one that worked before alone."""
         hosts = [self._host] if self._host is not None else list(target.hosts)
-        attempts = {asyncio.ensure_future(self._open_supervisor(self._routes[host])): host for host in hosts}
+        attempts = {asyncio.ensure_future(self._open_supervisor(host)): host for host in hosts}
         pending = set(attempts)
         failure: BaseException = OSError("it announced no address")
         try:
@@ -262,16 +255,11 @@ class Link:
                 if not isinstance(outcome, BaseException):
                     outcome[1].close()
 
-    async def _open_supervisor(self, route: Route) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        context = self._contexts[SUPERVISOR]
-        sock = await route.connect()
-        return await asyncio.open_connection(
-            sock=sock,
-            ssl=context,
-            server_hostname="",
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
-            limit=LINE_LIMIT,
-        )
+    async def _open_supervisor(self, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader = asyncio.StreamReader(limit=LINE_LIMIT)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport = await self._dial(host, SUPERVISOR, protocol)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
     async def _converse(
         self,
@@ -283,7 +271,8 @@ class Link:
         self._writer = writer
         self.lost_in_silence, self.last_sent = False, asyncio.get_running_loop().time()
         self._connected.set()
-        self._endpoints.connect()
+        assert self._host is not None, "it was reached"
+        carrying = self._carrying = asyncio.ensure_future(self._carry(self._host))
         listener.link_changed(True)
         lease = asyncio.ensure_future(self._keep_lease(sign_of_life))
         try:
@@ -294,15 +283,17 @@ class Link:
         except Exception:  # what cannot be understood ends the conversation, never our will to have one
             self._log.exception("The supervisor at %s said something strange", self._host)
         finally:
-            lease.cancel()
+            for task in (lease, carrying):
+                task.cancel()
             self._connected.clear()
             self._writer = None
             writer.close()
-            self._endpoints.disconnect()
+            self._streams.let_go()
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(LinkError("The connection to the supervisor broke."))
             listener.link_changed(False)
+            await asyncio.wait([lease, carrying])
 
     def _hear(self, line: bytes, listener: Listener) -> None:
         message = json.loads(line)
@@ -332,9 +323,8 @@ class Link:
             self._writer.transport.abort()
 
     async def aclose(self) -> None:
-        """Close everything and remove the endpoints."""
+        """Close everything."""
         keeper = self._keeper
         self.detach()
         if keeper is not None:
             await asyncio.gather(keeper, return_exceptions=True)
-        await self._endpoints.aclose()

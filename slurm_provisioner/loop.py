@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "background_loop", "first", "to_the_end"]
+__all__ = ["LoopThread", "background_loop", "first", "to_the_end", "within"]
 
 T = TypeVar("T")
 
@@ -165,6 +165,35 @@ async def first(*events: asyncio.Event, timeout: float | None = None) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def within(seconds: float, coro: Coroutine[Any, Any, T], undo: Callable[[T], object]) -> T:
+    """Await something for a time, and undo what was done where we are cancelled meanwhile.
+
+    `asyncio.wait_for` misses that it was cancelled where the end comes at the same time (before Python 3.12).
+
+    Raises
+    ------
+    asyncio.TimeoutError
+        The time is over.
+    """
+    task = asyncio.ensure_future(coro)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    except asyncio.CancelledError:
+        await _undone(task, undo)
+        raise
+    if not done:
+        await _undone(task, undo)
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+async def _undone(task: asyncio.Future[T], undo: Callable[[T], object]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None:
+        undo(task.result())
 
 
 async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:

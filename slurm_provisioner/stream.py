@@ -1,287 +1,224 @@
-"""A client's connection to the kernel, which outlives the TLS connections that carry it.
-
-A stream joins a local connection here with one to the kernel's socket on the compute node. When the TLS connection
-between them is lost, both stay open, both sides go on reading into bounded buffers, and the next TLS connection goes on
-at the very byte.
-
-Each TLS connection begins with a greeting of this side: the stream's name, whether the supervisor has never answered
-for it and may begin it, the number of this connection in the stream's life, so that an older one that comes late does
-not mislead, and how much was received. Frames follow both ways. A header tells how many bytes were received in all, how
-many of them were passed on, and how many come now. The supervisor's first header answers the greeting, and what it has
-not received is sent again; on a stream's first connection there is nothing to wait for. Neither side ever stops to read
-a TLS connection, or acknowledgements would be stuck behind data and each side could wait for the other: it is the
-source that reads no more of what the other side cannot pass on.
-
-`END` in place of the number of bytes is an orderly end. A TLS connection that ends without it is lost. A stream that
-the supervisor does not know any more is answered with `END`.
-
-`launcher.py` has the other side.
-"""
+"""A connection to one of the kernel's sockets, which outlives the TLS connections that carry it: see `carrier.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol, cast
 
-__all__ = ["Carrier", "Stream"]
+__all__ = ["CHANNELS", "END", "Stream"]
 
+#: The kernel's channels, in the order of their numbers, here and in the terms of Jupyter's ipc endpoints.
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 #: Bytes of one direction that are held while nothing can be sent; then their source has to wait.
 HELD_BYTES = 2**24
 #: The same while there is a connection, until the other side has passed them on: more would only pile up there.
 AHEAD_BYTES = 2**21
-#: Bytes received after which the other side is told at once, and seconds after which it is told of fewer.
-ACK_BYTES, ACK_SECONDS = 2**18, 0.5
-#: Bytes waiting to be written to a connection before what they come from is paused.
-WRITE_BUFFER = 2**20
-
-#: Name of the stream, whether it may be begun, number of this connection, bytes received, of these passed on.
-GREETING = struct.Struct("!16s?IQQ")
-#: Bytes received, of these passed on, bytes that follow.
-HEADER = struct.Struct("!QQI")
-#: In place of the number of bytes: there will be no more.
+#: In place of the number of bytes that follow: there will be no more.
 END = 2**32 - 1
 
 
-class Stream(asyncio.Protocol):
-    """One client's connection, as the protocol of its local end.
+class Carries(Protocol):
+    """A TLS connection that carries streams."""
 
-    It is read even before there is a TLS connection, so that its end is noticed.
+    writable: bool
+
+    def send(self, stream: Stream, length: int, data: bytes = b"", *, opens: int = 0, fresh: bool = False) -> None:
+        """Send a frame."""
+
+
+class Stream(asyncio.Transport):
+    """A connection to one of the kernel's sockets, as the transport of a protocol.
 
     Parameters
     ----------
+    number : int
+        Its number, which no other one of this side has.
     channel : str
         The kernel's channel that it is for.
-    name : bytes
-        16 bytes that no other stream has.
-    made, over : callable
-        Called with the stream when the client is connected, and when nothing of it is left.
+    protocol : asyncio.Protocol
+        Who speaks.
+    over : callable
+        Called with the stream when nothing of it is left.
     """
 
-    def __init__(
-        self, channel: str, name: bytes, made: Callable[[Stream], None], over: Callable[[Stream], None]
-    ) -> None:
-        self.channel = channel
-        self.name = name
-        #: Whether it is over.
-        self.closed = False
-        self._made = made
+    def __init__(self, number: int, channel: str, protocol: asyncio.Protocol, over: Callable[[Stream], None]) -> None:
+        super().__init__()
+        self.number = number
+        self._channel = CHANNELS.index(channel) + 1
+        self._protocol = protocol
         self._over = over
-        self._local: asyncio.Transport | None = None
-        self._carrier: Carrier | None = None
-        self._connections = 0
-        self._known = False
+        self._carrier: Carries | None = None
+        self._writable = False  # as far as this stream goes: what came through before is known
+        self._carried = self._known = False
         self._received = self._passed = self._told = 0
         self._taken = self._acknowledged = self._arrived = 0
         self._unsent: deque[bytes] = deque()
         self._sent: deque[bytes] = deque()  # and not acknowledged
-        self._ended = self._slow = self._timer = False
+        self._inbox: deque[bytes] = deque()  # while the protocol takes nothing
+        self._paused = self._closed = self._lost = self._ended = self._full = False
 
-    # The client's end
+    # The transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._local = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        self._made(self)
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Say something."""
+        if data and not self._closed:
+            self._taken += len(data)
+            self._unsent.append(bytes(data))
+            self.flush()
 
-    def data_received(self, data: bytes) -> None:
-        """Take what the client says."""
-        self._taken += len(data)
-        self._unsent.append(data)
-        self.flush()
+    def pause_reading(self) -> None:
+        """Take nothing for a while: the kernel waits."""
+        self._paused = True
 
-    def pause_writing(self) -> None:
-        """Let the kernel wait for the client."""
-        self._slow = True
-
-    def resume_writing(self) -> None:
+    def resume_reading(self) -> None:
         """Go on."""
-        self._slow = False
-        self._passed = self._received
-        if self._carrier is not None:
-            self._send(0)
+        if self._paused:
+            self._paused = False
+            asyncio.get_running_loop().call_soon(self._catch_up)  # who asks for it is not ready yet
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Tell of the client's end after all that it said."""
-        self._ended = True
-        self.resume_writing()
-        if self._connections:  # the supervisor may know of it, and is to hear of the end
+    def _catch_up(self) -> None:
+        while self._inbox and not self._paused:
+            self._pass_on(self._inbox.popleft())
+        if not self._inbox and self._passed < self._received:
+            self._passed = self._received
+            if self._carrier is not None:
+                self._send(0)
+
+    def is_reading(self) -> bool:
+        """Whether anything is taken."""
+        return not self._paused
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that the kernel has not taken yet."""
+        return self._taken - self._arrived
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing: when who speaks has to pause is the streams' own affair."""
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self._closed
+
+    def close(self) -> None:
+        """Say no more; what was said still goes its way, and what has come is taken."""
+        if self._closed:
+            return
+        self._closed = True
+        self._lose()
+        if self._carried:  # the supervisor may know of it, and is to hear of the end
             self.flush()
         else:
-            self.close()
+            self._over(self)
 
-    # The carrier's end
+    def abort(self) -> None:
+        """Say no more, not even what has not gone its way yet."""
+        if self._carrier is not None:  # else the supervisor may have got some of it
+            self._taken -= sum(map(len, self._unsent))
+            self._unsent.clear()
+        self.close()
 
-    def adopt(self, carrier: Carrier) -> None:
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return who speaks."""
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have another one speak."""
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def _lose(self) -> None:
+        if self._lost:
+            return
+        while self._inbox:
+            self._pass_on(self._inbox.popleft())
+        self._lost = True
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    # The carrier
+
+    def adopt(self, carrier: Carries) -> None:
         """Go on with a new TLS connection."""
-        self.let_go()
         self._carrier = carrier
-        self._connections += 1
-        greeting = (self.name, not self._known, self._connections, self._received, self._passed)
-        carrier.transport.write(GREETING.pack(*greeting))
-        self._told = self._received
-        carrier.writable = self._connections == 1
+        self._writable, self._ended = not self._carried, False
+        self._carried = True
+        carrier.send(self, 0, opens=self._channel, fresh=not self._known)
         self.flush()
 
     def let_go(self) -> None:
-        """Give up the TLS connection, if there is one, and keep what may not have come through."""
-        carrier, self._carrier = self._carrier, None
-        if carrier is not None:
-            carrier.leave().abort()
-            self._unsent.extendleft(reversed(self._sent))
-            self._sent.clear()
-            self.flush()
+        """Wait for another TLS connection, and keep what may not have come through."""
+        self._carrier = None
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self.flush()
 
     def heard(self, total: int, arrived: int, length: int) -> None:
         """Take a header: forget what the other side has received, which may end within a piece sent before a loss."""
-        assert self._carrier is not None
         if length == END or not self._acknowledged <= total <= self._taken:
-            self.close()
+            self.hang_up()
             return
-        self._known, self._arrived = True, arrived
+        self._known = self._writable = True
+        self._arrived = arrived
         pieces = self._sent or self._unsent
         while pieces and self._acknowledged + len(pieces[0]) <= total:
             self._acknowledged += len(pieces.popleft())
         if not self._sent and self._acknowledged < total:
             self._unsent[0] = self._unsent[0][total - self._acknowledged :]
             self._acknowledged = total
-        if not self._carrier.answered:
-            self._carrier.answered = self._carrier.writable = True
         self.flush()
 
-    def take(self, data: memoryview) -> None:
-        """Pass bytes on to the client."""
+    def take(self, data: bytes) -> None:
+        """Pass bytes on to who speaks."""
         self._received += len(data)
-        if not self._ended:
-            assert self._local is not None
-            self._local.write(data)
-        if not self._slow:
+        if self._paused or self._inbox:
+            self._inbox.append(data)
+        else:
+            self._pass_on(data)
             self._passed = self._received
 
-    def acknowledge(self) -> None:
-        """Tell how much was received, now or soon."""
-        if self._received - self._told >= ACK_BYTES:
-            self._send(0)
-        elif self._received > self._told and not self._timer:
-            self._timer = True
-            asyncio.get_running_loop().call_later(ACK_SECONDS, self._acknowledge_late)
+    def _pass_on(self, data: bytes) -> None:
+        if not self._lost:
+            self._protocol.data_received(data)
 
-    def _acknowledge_late(self) -> None:
-        self._timer = False
-        if self._carrier is not None and self._received > self._told:
-            self._send(0)
+    def counts(self) -> tuple[int, int]:
+        """Return how many bytes were received, and passed on; the other side is about to be told."""
+        self._told = self._received
+        return self._received, self._passed
+
+    @property
+    def untold(self) -> int:
+        """Bytes that were received, and the other side does not know it."""
+        return self._received - self._told
 
     def flush(self) -> None:
-        """Send what the TLS connection takes, and read no more than can be held."""
-        carrier = self._carrier
-        while self._unsent and carrier is not None and carrier.writable:
+        """Send what the TLS connection takes, and hear no more than can be held."""
+        while self._unsent and self._can_send:
             data = self._unsent.popleft()
             self._sent.append(data)
             self._send(len(data), data)
-        if self._ended and not self._unsent and carrier is not None and carrier.writable and not carrier.ended:
-            carrier.ended = True
+        if self._closed and not self._unsent and not self._ended and self._can_send:
+            self._ended = True
             self._send(END)
-        congested = carrier is not None and bool(self._unsent)
-        room = HELD_BYTES if carrier is None else AHEAD_BYTES
-        assert self._local is not None
-        if congested or self._taken - self._arrived >= room:
-            self._local.pause_reading()
-        else:
-            self._local.resume_reading()
+        room = HELD_BYTES if self._carrier is None else AHEAD_BYTES
+        full = (self._carrier is not None and bool(self._unsent)) or self._taken - self._arrived >= room
+        if full != self._full and not self._lost:
+            self._full = full
+            (self._protocol.pause_writing if full else self._protocol.resume_writing)()
+
+    @property
+    def _can_send(self) -> bool:
+        return self._carrier is not None and self._carrier.writable and self._writable
 
     def _send(self, length: int, data: bytes = b"") -> None:
         assert self._carrier is not None
-        self._told = self._received
-        header = HEADER.pack(self._received, self._passed, length)
-        self._carrier.transport.writelines([header, data] if data else [header])
+        self._carrier.send(self, length, data)
 
-    def close(self) -> None:
-        """Be over, and tell the supervisor if it is connected."""
-        if self.closed:
-            return
-        self.closed = True
-        carrier, self._carrier = self._carrier, None
-        if carrier is not None:
-            carrier.end()
-        assert self._local is not None
-        self._local.close()
+    def hang_up(self) -> None:
+        """Be over, and tell the supervisor if it is connected; who speaks gets what has come."""
+        self._closed = True
+        self._lose()
+        if self._carrier is not None and not self._ended:
+            self._send(END)
         self._unsent.clear()
         self._sent.clear()
         self._over(self)
-
-
-class Carrier(asyncio.Protocol):
-    """A TLS connection that carries a stream."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, stream: Stream) -> None:
-        #: Set once the connection is no more.
-        self.lost = asyncio.Event()
-        #: Whether the supervisor has answered the greeting.
-        self.answered = False
-        #: Whether it may be written to.
-        self.writable = False
-        #: Whether the end was told on it.
-        self.ended = False
-        self._stream: Stream | None = stream
-        self._head = bytearray()
-        self._left = 0
-
-    def leave(self) -> asyncio.Transport:
-        """Have nothing more to do with the stream; return the transport, to be closed."""
-        self._stream = None
-        return self.transport
-
-    def end(self) -> None:
-        """Tell that the stream is over."""
-        self.transport.write(HEADER.pack(0, 0, END))
-        self.leave().close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, unless nobody is left to do it for."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER)
-        assert self._stream is not None
-        if self._stream.closed:
-            self.leave().abort()
-        else:
-            self._stream.adopt(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Take frames."""
-        rest = memoryview(data)
-        while rest and self._stream is not None:
-            wanted = self._left or HEADER.size - len(self._head)
-            part, rest = rest[:wanted], rest[wanted:]
-            if self._left:
-                self._left -= len(part)
-                self._stream.take(part)
-                continue
-            self._head += part
-            if len(self._head) == HEADER.size:
-                total, arrived, self._left = HEADER.unpack(self._head)
-                self._head.clear()
-                self._stream.heard(total, arrived, self._left)
-        if self._stream is not None:
-            self._stream.acknowledge()
-
-    def pause_writing(self) -> None:
-        """Let the client wait for the supervisor."""
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self.writable = True
-        if self._stream is not None:
-            self._stream.flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Leave the stream to the next connection."""
-        if self._stream is not None:
-            self._stream.let_go()
-        self.lost.set()

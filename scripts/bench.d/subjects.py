@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import secrets
 import subprocess
@@ -71,7 +73,19 @@ class Fronted(Local):
         info = {"status": "ok", "protocol_version": "5.3", "language_info": {"name": "python"}}
         self.front = Front(session.key, session.signature_scheme, info, self)
         await self.front.open()
-        self.front.attach(self.manager.get_connection_info())
+        self.front.attach(self._reach)
+
+    def _reach(self, channel: str, protocol: asyncio.Protocol) -> object:
+        info = self.manager.get_connection_info()
+        path = f"{info['ip']}-{info[f'{channel}_port']}"  # type: ignore[literal-required]
+        return asyncio.ensure_future(self._connect(path, protocol))
+
+    async def _connect(self, path: str, protocol: asyncio.Protocol) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # the kernel has not bound it yet
+                await asyncio.get_running_loop().create_unix_connection(lambda: protocol, path)
+                return
+            await asyncio.sleep(0.01)
 
     def up(self, info: Mapping[str, Any]) -> None:
         """The kernel answers."""
@@ -89,8 +103,8 @@ class Fronted(Local):
         self._ask(self._attach_again())
 
     async def _attach_again(self) -> None:
-        await self.front.detach("", None)
-        self.front.attach(self.manager.get_connection_info())
+        self.front.detach("", None)
+        self.front.attach(self._reach)
 
     def shutdown(self) -> None:
         super().shutdown()

@@ -12,10 +12,9 @@ from typing import Any
 
 from jupyter_client.session import DELIM, Session
 
-__all__ = ["Codec", "Frames", "Message"]
+from .zmtp import Frames
 
-#: A message as ZMQ has it: frames, whose buffers need not be copied.
-Frames = Sequence[Any]
+__all__ = ["Codec", "Message"]
 
 
 @dataclass(frozen=True)
@@ -85,24 +84,32 @@ class Codec:
     def read(self, frames: Frames) -> Message | None:
         """Return a message, or None if it is none or its signature is wrong."""
         try:
-            start = next(number for number, frame in enumerate(frames) if _is_delimiter(frame)) + 1
-            signature, *signed = [bytes(frame) for frame in frames[start : start + 5]]
+            start = frames.index(DELIM) + 1
+            signature, *signed = frames[start : start + 5]
             if self._session.auth is not None and not compare_digest(signature, self._session.sign(signed)):
                 return None
             header, parent, _, content = signed
             message = Message(
                 frames=frames,
-                identities=[bytes(frame) for frame in frames[: start - 1]],
+                identities=list(frames[: start - 1]),
                 header=dict(self._session.unpack(header)),
                 parent=dict(self._session.unpack(parent)),
                 packed=content,
                 size=sum(map(len, frames)),
             )
             self._session.pack(message.header)  # what cannot be written again cannot be answered
-        except (StopIteration, ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             return None
         known = isinstance(message.header.get("msg_type"), str) and isinstance(message.header.get("msg_id"), str)
         return message if known else None
+
+    def parent_id(self, frames: Frames) -> str:
+        """Return the id of the message that another one answers, "" if none, without a look at the rest of it."""
+        try:
+            parent = self._session.unpack(frames[frames.index(DELIM) + 3])
+            return str(parent.get("msg_id", ""))
+        except (ValueError, IndexError, TypeError, AttributeError, RecursionError):
+            return ""
 
     def content(self, message: Message) -> dict[str, Any]:
         """Return a message's content; {} if it is none."""
@@ -121,7 +128,3 @@ class Codec:
         """Return a new message's frames, with the identities or the topic in front."""
         message = self._session.msg(kind, content=dict(content), parent={"header": dict(parent or {})})
         return self._session.serialize(message, ident=list(identities))
-
-
-def _is_delimiter(frame: Any) -> bool:
-    return len(frame) == len(DELIM) and bytes(frame) == DELIM

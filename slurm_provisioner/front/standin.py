@@ -1,6 +1,6 @@
 """What clients hear: the stand-in's word while there is no kernel, the kernel's own once there is one.
 
-Messages in, messages out, and the time of day; sockets are `sockets`' affair. The words of the protocol are those of
+Messages in, messages out, and the time of day; sockets are `front`'s affair. The words of the protocol are those of
 "Messaging in Jupyter" in jupyter_client's documentation.
 """
 
@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from . import notice
 from .ledger import Ledger, Request, first_of_each
-from .messages import Codec, Frames, Message
+from .messages import Codec, Message
 from .notice import Failure
+from .zmtp import Frames
 
 __all__ = ["Listener", "StandIn", "State"]
 
@@ -62,7 +63,7 @@ class _Notice:
 
 
 class Listener(Protocol):
-    """Who wants to know what happens here; called on the front's thread."""
+    """Who wants to know what happens here."""
 
     def up(self, info: Mapping[str, Any]) -> None:
         """Take the kernel's own ``kernel_info_reply``: it answers."""
@@ -125,8 +126,8 @@ class StandIn:
             self._answer(message, Request.of(channel, message, self._codec))
 
     def _pass_on(self, channel: str, message: Message, request: Request) -> None:
-        self._ledger.note(request)
         self._to_kernel(channel, message.frames)
+        self._ledger.note(request)
         if self._lost:
             self._show(first_of_each([request]), self._lost)
 
@@ -177,11 +178,11 @@ class StandIn:
     def from_kernel(self, channel: str, frames: Frames) -> None:
         """Take what the kernel sent; while it runs, iopub and stdin need no look and may pass by this."""
         if self.state is State.RUNNING:
-            if channel in ("shell", "control") and (message := self._codec.read(frames)) is not None:
-                if message.parent_id in self._probes:
-                    return
-                self._ledger.answered(message.parent_id)
+            if frames[0] == _PROBE:  # an answer to us that came late
+                return
             self._to_clients(channel, frames)
+            if channel in ("shell", "control"):
+                self._ledger.answered(self._codec.parent_id(frames))
         elif self.state is State.ATTACHING and (message := self._codec.read(frames)) is not None:
             self._probed(channel, message)
 

@@ -1,10 +1,11 @@
 """Fronts with real sockets, clients as people have them, and kernels: the tests' own, and ipykernel.
 
-Every test leaves the process as it was: no thread, file, folder or socket of its own.
+Every test leaves the process as it was: no file, folder or socket of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +45,20 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
     return result
 
 
+def way_to(endpoints: dict[str, Any]) -> Callable[[str, asyncio.Protocol], object]:
+    """Connects protocols to the sockets of a kernel of this host, which may be yet to come."""
+
+    async def reach(channel: str, protocol: asyncio.Protocol) -> None:
+        path = f"{endpoints['ip']}-{endpoints[f'{channel}_port']}"
+        for _ in range(PATIENCE * 100):
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().create_unix_connection(lambda: protocol, path)
+                return
+            await asyncio.sleep(0.01)
+
+    return lambda channel, protocol: asyncio.ensure_future(reach(channel, protocol))
+
+
 class Served:
     """A front on the background loop, as jupyter_client has it."""
 
@@ -52,40 +66,50 @@ class Served:
         self.ups: queue.Queue[dict[str, Any]] = queue.Queue()
         loop = background_loop()
         self.ask = lambda coro: loop.submit(coro).result(PATIENCE)
-
-        async def make() -> Front:
-            return Front(KEY, SCHEME, INFO, Listens(self.ups.put))
-
-        self.front = self.ask(make())
+        self.front = self.on_loop(lambda: Front(KEY, SCHEME, INFO, Listens(self.ups.put)))
         self.open()
 
     def open(self) -> None:
         self.ask(self.front.open())
 
+    def attach(self, endpoints: dict[str, Any]) -> None:
+        self.on_loop(lambda: self.front.attach(way_to(endpoints)))
+
     def run(self, kernel: FakeKernel) -> None:
         """Have a kernel answer."""
-        self.front.attach(kernel.endpoints)
+        self.attach(kernel.endpoints)
         kernel.subscribed()  # so that one answer is enough
         kernel.answer_probe(kernel.probed())
         self.ups.get(timeout=PATIENCE)
 
     def tell(self, line: str) -> None:
-        """Have it said before anything that comes later."""
-        self.front.tell(line)
-        self.on_thread(lambda: None)
+        self.on_loop(lambda: self.front.tell(line))
+
+    def lost(self, line: str) -> None:
+        self.on_loop(lambda: self.front.lost(line))
+
+    def found(self, line: str) -> None:
+        self.on_loop(lambda: self.front.found(line))
+
+    def warn(self, line: str) -> None:
+        self.on_loop(lambda: self.front.warn(line))
 
     def detach(self, line: str = "", error: SlurmProvisionerError | None = None) -> None:
-        self.ask(self.front.detach(line, error))
+        self.on_loop(lambda: self.front.detach(line, error))
 
     def end(self) -> None:
-        self.ask(self.front.end(ENDED))
+        self.on_loop(lambda: self.front.end(ENDED))
 
     def close(self) -> None:
         self.ask(self.front.aclose())
 
-    def on_thread(self, command: Callable[[], Any]) -> Any:
-        """What a function says where the front's sockets are."""
-        return self.front._thread.call(command).result(PATIENCE)
+    def on_loop(self, command: Callable[[], Any]) -> Any:
+        """What a function says where the front is."""
+
+        async def call() -> Any:
+            return command()
+
+        return self.ask(call())
 
     @property
     def connection(self) -> dict[str, Any]:
@@ -168,10 +192,6 @@ def temporary() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-def threads() -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name == "slurm-provisioner-front"]
-
-
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -181,7 +201,6 @@ def nothing_left(temporary: str) -> Iterator[None]:
     background_loop()
     zmq.Context.instance()  # what lasts is there before
     yield
-    eventually(lambda: not threads(), "the thread's end")
     assert [name for name in os.listdir(temporary) if not name.startswith("pytest-")] == []
 
 
@@ -271,7 +290,7 @@ def python(temporary: str, nothing_left: None) -> Iterator[Served]:
     """A front before a real kernel, which a module's tests share."""
     with tempfile.TemporaryDirectory(dir=temporary) as folder, ipykernel(Path(folder)) as connection:
         it = Served()
-        it.front.attach(connection)
+        it.attach(connection)
         it.ups.get(timeout=PATIENCE)
         yield it
         it.close()

@@ -44,7 +44,7 @@ class TestThroughAFront(LocalKernel, jupyter_kernel_test.KernelTests):
         served = Served()
         cls.stack.callback(served.close)
         client = Client(served.connection)
-        served.front.attach(connection)
+        served.attach(connection)
         served.ups.get(timeout=PATIENCE)
         return client
 

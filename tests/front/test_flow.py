@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 import zmq
 from conftest import PATIENCE, brief, eventually
 
-from slurm_provisioner.front import publisher
+from slurm_provisioner.front import clients as clients_module
 
 
 def numbered(first, count, size=0):
@@ -77,13 +76,6 @@ def take_until(sock, last, work=0.0):
             numbers.append(int(frames[1]))
             time.sleep(work)
     return numbers
-
-
-def at_rest(served, sock):
-    """Whether nothing about a socket would wake the thread."""
-    return served.on_thread(
-        lambda: sock not in served.front._thread._noisy and not select.select([sock.FD], [], [], 0)[0]
-    )
 
 
 # ------------------------------------------------------------------------- in order, once
@@ -205,8 +197,8 @@ def test_who_is_asked_answers(served, clients, kernel):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(publisher, "BACKLOG_BYTES", 1_000_000)
-    monkeypatch.setattr(publisher, "PATIENCE", 1.0)
+    monkeypatch.setattr(clients_module, "BACKLOG_BYTES", 1_000_000)
+    monkeypatch.setattr(clients_module, "PATIENCE", 1.0)
 
 
 SIZE = 10_000
@@ -217,13 +209,12 @@ def test_one_slow_client_loses_nothing_and_what_is_kept_is_bounded(small, served
     served.run(kernel)
     slow = subscriber()
     count = publish_until_full(kernel, SIZE)
-    waits = served.front._sockets._publisher
-    assert 0 <= waits._bytes - publisher.BACKLOG_BYTES < 2 * SIZE
-    # in libzmq's queues on both sides and in the sockets' buffers
-    kept = 2 * publisher.KEPT + publisher.BACKLOG_BYTES / SIZE + 2 * 10
+    (waiting,) = served.on_loop(lambda: [peer.size for peer in served.front._publisher._slow])
+    turn = 2**18  # bytes that are read at once
+    assert 0 <= waiting - clients_module.BACKLOG_BYTES < turn + 2 * SIZE
+    kept = (clients_module.BACKLOG_BYTES + turn) / SIZE + 2 * 10  # and what is in the sockets' buffers on both sides
     assert kept / 2 < count < kept + 200
-    far = served.front._sockets._far["iopub"]
-    eventually(lambda: at_rest(served, far), "rest")
+    assert served.on_loop(lambda: not served.front._kernel._peers["iopub"]._transport.is_reading())
     assert take_until(slow, count - 1) == list(range(count))
     publish_all(kernel, numbered(count, 10))  # and it goes on
     assert take_until(slow, count + 9) == list(range(count, count + 10))
@@ -260,7 +251,7 @@ def test_beside_a_client_that_does_not_read_the_others_lose_nothing(
     small, monkeypatch, served, kernels, subscriber, *, how
 ):
     """Though all that waited is sent at once when that one is cut off, and they are slow."""
-    monkeypatch.setattr(publisher, "BACKLOG_BYTES", 2_000 * SIZE)
+    monkeypatch.setattr(clients_module, "BACKLOG_BYTES", 2_000 * SIZE)
     readers = [subscriber(), subscriber()]
     kernel = kernels()
     served.run(kernel)
@@ -279,7 +270,7 @@ def test_beside_a_client_that_does_not_read_the_others_lose_nothing(
         publish_all(kernel, numbered(0, count, SIZE))
         for each in taken:
             assert each.result() == list(range(count))
-        assert served.on_thread(lambda: len(served.front._sockets._publisher._waiting)) == 0
+        assert served.on_loop(lambda: not served.front._publisher._slow)
         if how == "stopped":
             process.send_signal(signal.SIGCONT)  # it comes back by itself, and hears what is new
 
@@ -297,10 +288,8 @@ def test_where_nobody_reads_nobody_is_cut_off(small, served, kernels, subscriber
     kernel = kernels(marks=10)
     served.run(kernel)
     count = publish_until_full(kernel, SIZE)
-    stuck_for = served.on_thread(lambda: served.front._sockets._publisher._blocked_since)
-    eventually(
-        lambda: served.on_thread(lambda: served.front._sockets._publisher._blocked_since) > stuck_for, "a second look"
-    )
+    look = served.front._publisher._look
+    eventually(lambda: served.front._publisher._look is not look, "a second look")
     with ThreadPoolExecutor() as pool:
         for taken in [pool.submit(take_until, sock, count - 1) for sock in pair]:
             assert taken.result() == list(range(count))
@@ -337,7 +326,7 @@ def test_a_client_that_was_stopped_goes_on(small, served, kernels, subscriber):
     with ThreadPoolExecutor() as pool:
         all_heard = pool.submit(take_until, reader, 999_999)
         publish_all(kernel, numbered(0, 2_000, SIZE))
-        eventually(lambda: served.on_thread(lambda: not served.front._sockets._publisher._waiting), "an end")
+        eventually(lambda: served.on_loop(lambda: not served.front._publisher._slow), "an end")
         eventually(hears_what_is_new, "that it hears what is new")
         rest = pool.submit(take_until, stopped, 999_999)
         first = len(published)
@@ -355,24 +344,20 @@ def full(served, clients, kernels):
     kernel = kernels(marks=1)
     served.run(kernel)
     client = clients()
-    sent = [client.send("odd_request", buffers=[bytes(100_000)]) for _ in range(1500)]
-    eventually(lambda: served.on_thread(lambda: len(served.front._sockets._outbox["shell"])), "a full kernel")
+    sent = [client.send("odd_request", buffers=[bytes(100_000)]) for _ in range(500)]
+    eventually(lambda: served.front._routers["shell"]._held, "a full kernel")
     return kernel, client, sent
 
 
-def test_a_kernel_that_takes_nothing_leaves_the_thread_at_rest(served, clients, full):
+def test_where_a_kernel_takes_nothing_clients_wait(served, clients, full):
     """Requests wait with their senders; other channels go on."""
     kernel, client, sent = full
-    late = clients().send("late_request")  # libzmq's news of it is not to be news for ever
+    late = clients().send("late_request")
     by_control = client.send("debug_request", channel="control")
     assert kernel.take("control").id == by_control
-    near = served.front._sockets._near["shell"]
-    eventually(lambda: at_rest(served, near), "rest")
-    assert served.on_thread(lambda: len(served.front._sockets._outbox["shell"])) == 1
     taken = [kernel.take().id for _ in range(len(sent) + 1)]
     assert [msg_id for msg_id in taken if msg_id != late] == sent
     assert len(set(taken)) == len(sent) + 1
-    assert at_rest(served, near)
 
 
 def test_what_a_full_kernel_had_yet_to_take_is_answered(served, full):
@@ -384,10 +369,10 @@ def test_what_a_full_kernel_had_yet_to_take_is_answered(served, full):
 
 def test_what_a_full_kernel_had_yet_to_take_is_not_the_next_ones(served, kernels, full):
     kernel, client, sent = full
-    given = set(served.on_thread(lambda: list(served.front._sockets.standin._ledger._open)))
+    given = set(served.on_loop(lambda: list(served.front._standin._ledger._open)))
     served.detach("restarting")
     following = kernels()
-    served.front.attach(following.endpoints)
+    served.attach(following.endpoints)
     taken = [following.take().id for _ in range(len(sent) - len(given))]
     assert taken == [msg_id for msg_id in sent if msg_id not in given]
     aborted = {client.get_shell_msg(timeout=PATIENCE)["parent_header"]["msg_id"] for _ in given}
@@ -400,7 +385,7 @@ def test_what_waits_for_a_kernel_outlives_a_burst(served, clients, kernels):
     ids = [client.execute(str(number)) for number in range(1000)]
     client.until(lambda each: brief(each).startswith("display_data"))
     kernel = kernels(marks=10)
-    served.front.attach(kernel.endpoints)
+    served.attach(kernel.endpoints)
     for msg_id in ids:
         request = kernel.take()
         assert request.id == msg_id

@@ -143,7 +143,7 @@ def test_it_comes_late_is_restarted_and_ends(tmp_path_factory, temporary, nothin
             client.until(lambda each: brief(each) == "display_data: queued")
             folder = tmp_path_factory.mktemp("k")
             with ipykernel(folder) as connection:
-                served.front.attach(connection)
+                served.attach(connection)
                 told = client.told(msg_id)
                 assert told == ["clear_output", "busy", "execute_input", "stdout: 1", "idle"]
                 assert client.answer(msg_id)["content"]["execution_count"] == 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import select
 import signal
 import stat
 import subprocess
@@ -17,13 +15,12 @@ from pathlib import Path
 
 import pytest
 import zmq
-from conftest import KEY, PATIENCE, Client, Served, brief, descriptors, eventually, threads
+from conftest import KEY, PATIENCE, Client, Served, brief, descriptors, eventually
 from jupyter_client.manager import KernelManager
 from wire import INFO, Listens, read
 
-from slurm_provisioner.front import Front, publisher
+from slurm_provisioner.front import Front
 from slurm_provisioner.front import front as front_module
-from slurm_provisioner.front import thread as thread_module
 from slurm_provisioner.loop import background_loop
 
 
@@ -121,7 +118,7 @@ def test_what_is_no_subscription_is_nothing(served, client, context):
 
 
 def test_an_error_with_one_message_is_of_no_harm_to_the_next(served, client, monkeypatch, caplog):
-    standin = served.front._sockets.standin
+    standin = served.front._standin
     handle = standin.from_client
 
     def fail(channel, frames):
@@ -130,26 +127,15 @@ def test_an_error_with_one_message_is_of_no_harm_to_the_next(served, client, mon
         handle(channel, frames)
 
     monkeypatch.setattr(standin, "from_client", fail)
-    shell = served.front._sockets._near["shell"]
-    holding = threading.Event()
-
-    def hold() -> list[int]:
-        holding.set()
-        return select.select([shell.FD], [], [], PATIENCE)[0]
-
-    held = served.front._thread.call(hold)
-    assert holding.wait(PATIENCE), "what is sent from now on, nobody takes"
     for _ in range(100):
         client.send("poison")
     msg_id = client.kernel_info()
-    assert held.result(PATIENCE)
     assert client.answer(msg_id)["content"]["implementation"] == "stand-in"
     assert "unexpected error" in caplog.text
 
 
-def test_several_fronts_share_one_thread_which_ends_with_the_last():
+def test_several_fronts_are_each_for_itself():
     fronts = [Served() for _ in range(4)]
-    assert len(threads()) == 1
     clients = [Client(each.connection) for each in fronts]
     for number, (each, client) in enumerate(zip(fronts, clients, strict=True)):
         each.tell(f"job {number}")
@@ -158,14 +144,9 @@ def test_several_fronts_share_one_thread_which_ends_with_the_last():
     for each, client in zip(fronts[:3], clients[:3], strict=True):
         each.close()
         client.stop_channels()
-    assert len(threads()) == 1
     assert clients[3].answer(clients[3].kernel_info())
     clients[3].stop_channels()
     fronts[3].close()
-    eventually(lambda: not threads(), "its end")
-    again = Served()  # and a new one begins
-    assert len(threads()) == 1
-    again.close()
 
 
 def test_nothing_is_left(kernels, temporary):
@@ -181,7 +162,6 @@ def test_nothing_is_left(kernels, temporary):
         it.close()  # with a client connected, and a cell that runs
         client.stop_channels()
         kernel.close()
-        eventually(lambda: not threads(), "the thread's end")
 
     before = set(os.listdir(temporary))
     life()
@@ -198,41 +178,11 @@ def test_what_is_closed_stays_closed(kernels):
     it.close()
     it.close()
     it.front.tell("nobody hears it")
-    it.front.attach(endpoints)
+    it.attach(endpoints)
     with pytest.raises(RuntimeError, match="closed"):
         it.open()
     with pytest.raises(RuntimeError, match="closed"):
         it.detach()
-    eventually(lambda: not threads(), "the thread's end")
-
-
-def test_a_caller_that_is_cancelled_is_of_no_harm(served, client):
-    """The thread is others', too; and what was asked for is done."""
-
-    async def story():
-        thread = served.front._thread
-        begun = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def hold():
-            loop.call_soon_threadsafe(begun.set)
-            assert asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(PATIENCE)
-
-        go_on = asyncio.Event()
-        held = thread.call(hold)
-        await begun.wait()
-        asked = [asyncio.ensure_future(each) for each in (served.front.interrupt(), served.front.detach("anew", None))]
-        await asyncio.sleep(0)
-        for each in asked:
-            each.cancel()
-        await asyncio.wait(asked)
-        assert all(each.cancelled() for each in asked)
-        go_on.set()
-        await asyncio.wrap_future(held)
-
-    background_loop().submit(story()).result(PATIENCE)
-    client.execute("1")
-    client.until(lambda each: brief(each) == "display_data: anew")
 
 
 def test_closing_is_done_though_nobody_waits_for_it():
@@ -246,7 +196,6 @@ def test_closing_is_done_though_nobody_waits_for_it():
         await asyncio.wait([closing])
 
     background_loop().submit(story()).result(PATIENCE)
-    eventually(lambda: not threads(), "the thread's end")
     assert not folder.exists()
 
 
@@ -256,7 +205,6 @@ def test_a_scheme_that_does_not_exist_leaves_nothing(temporary):
 
     with pytest.raises(Exception, match="nothing"):
         background_loop().submit(make_front()).result(PATIENCE)
-    assert not threads()
 
 
 def test_without_unix_sockets_it_is_loopback(monkeypatch):
@@ -270,9 +218,6 @@ def test_without_unix_sockets_it_is_loopback(monkeypatch):
         assert it.front.endpoints == ports
         client = Client(it.connection)
         assert client.answer(client.kernel_info())
-        with contextlib.ExitStack() as stack:  # neither the client's own end nor what listens
-            found = publisher._connections(f"tcp://127.0.0.1:{ports['iopub_port']}")
-            assert len([stack.enter_context(each) for each in found]) == 1
         client.stop_channels()
     finally:
         it.close()
@@ -288,14 +233,6 @@ def test_a_folder_with_a_long_path_is_not_used(monkeypatch, tmp_path):
     it.close()
 
 
-def test_a_forked_child_has_a_thread_of_its_own(served):
-    pid = os.fork()
-    if pid == 0:
-        own = thread_module.acquire()
-        os._exit(0 if own.call(lambda: 7).result(PATIENCE) == 7 and own is not served.front._thread else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 PROGRAM = textwrap.dedent("""
     import asyncio, os, signal, sys
     from slurm_provisioner.front import Front
@@ -304,7 +241,7 @@ PROGRAM = textwrap.dedent("""
     async def make():
         front = Front(b"key", "hmac-sha256", {}, None)
         await front.open()
-        front.attach({**front.endpoints, "ip": front.endpoints["ip"] + "-nobody"})
+        front.attach(lambda channel, protocol: None)
         return front
 
     front = background_loop().submit(make()).result()
@@ -339,17 +276,3 @@ def test_a_kernel_that_hangs_up_while_it_is_let_go_of(served, kernels):
         gone.start()
         served.detach()
         gone.join()
-
-
-def test_a_thread_that_is_awake_may_end_before_it_is_woken_for_that(monkeypatch):
-    thread = thread_module.FrontThread()
-    wake = thread._wake
-
-    def wake_late() -> None:
-        wake()
-        thread._thread.join(PATIENCE)
-        wake()
-
-    monkeypatch.setattr(thread, "_wake", wake_late)
-    thread.end()
-    assert not thread._thread.is_alive()

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 import zmq
-from conftest import ENDED, FAILED, PATIENCE, brief, eventually
+from conftest import ENDED, FAILED, PATIENCE, brief
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from wire import INFO
 
+from slurm_provisioner.front import front as front_module
 from slurm_provisioner.front import standin
-from slurm_provisioner.loop import background_loop
 
 
 def test_a_client_is_ready_without_a_kernel(client):
@@ -74,7 +74,7 @@ def test_starting_is_said_again_after_an_interrupt(quick, served, client):
     client.until(lambda each: brief(each) == "starting")
     msg_id = client.execute("1")
     client.until(lambda each: brief(each).startswith("display_data"))
-    assert served.ask(served.front.interrupt())
+    assert served.on_loop(served.front.interrupt)
     assert client.answer(msg_id)["content"]["ename"] == "KeyboardInterrupt"
     client.until(lambda each: brief(each) == "starting")
 
@@ -86,7 +86,7 @@ def test_a_kernel_that_comes_late(served, client, kernels):
     served.tell("job 1 starts")
     client.until(lambda each: brief(each) == "update_display_data: job 1 starts")
     kernel = kernels(late=True)
-    served.front.attach(kernel.endpoints)
+    served.attach(kernel.endpoints)
     served.tell("its kernel starts")
     client.until(lambda each: brief(each) == "update_display_data: its kernel starts")
     assert client.answer(client.kernel_info())["content"]["implementation"] == "stand-in"
@@ -105,7 +105,7 @@ def test_a_kernel_that_comes_late(served, client, kernels):
 
 def test_a_kernel_that_answers_before_anybody_hears_what_it_publishes(served, client, kernels):
     kernel = kernels()
-    served.front.attach(kernel.endpoints)
+    served.attach(kernel.endpoints)
     msg_id = client.execute("1")
     client.until(lambda each: brief(each).startswith("display_data"))
     probe = kernel.probed()
@@ -121,13 +121,13 @@ def test_a_kernel_that_answers_before_anybody_hears_what_it_publishes(served, cl
 def test_a_kernel_that_never_answers(served, client, kernels):
     """Clients have their answers, however often it is asked in vain."""
     kernel = kernels(marks=1)
-    served.front.attach(kernel.endpoints)
+    served.attach(kernel.endpoints)
 
     def ask_on():
         for _ in range(3_000):
-            served.front._sockets.standin.tick()
+            served.front._standin.tick()
 
-    served.on_thread(ask_on)
+    served.on_loop(ask_on)
     client.answer(client.kernel_info())
     msg_id = client.execute("1")
     client.until(lambda each: brief(each).startswith("display_data"))
@@ -158,22 +158,31 @@ def test_an_end_in_a_cell_keeps_its_output(served, client, kernel):
 
 
 def test_what_the_kernel_said_last_is_heard(served, client, kernel):
-    """It had arrived when the job ended, though nobody had looked yet."""
+    """It had been sent when the job ended, though nobody had looked yet."""
     msg_id = client.execute("1")
     request = kernel.take()
-    thread = served.front._thread
-    far = served.front._sockets._far
-    arrived = thread.call(lambda: [far[channel].poll(PATIENCE * 1000) for channel in ("iopub", "shell")])
-    ended = background_loop().submit(served.front.end(ENDED))
-    eventually(lambda: thread._commands, "the end's turn")
-    kernel.publish("stream", request, name="stdout", text="last words")
-    kernel.reply(request, {"status": "ok"})
-    ended.result(PATIENCE)
-    assert arrived.result() == [zmq.POLLIN, zmq.POLLIN]
+
+    async def end():
+        kernel.publish("stream", request, name="stdout", text="last words")
+        kernel.reply(request, {"status": "ok"})
+        await served.front.hear_out()
+        served.front.end(ENDED)
+
+    served.ask(end())
     client.until(lambda each: brief(each) == "stdout: last words")
     assert client.answer(msg_id)["content"]["status"] == "ok"
     again = client.execute("2")
     assert client.told(again) == FAILED
+
+
+def test_a_kernel_that_hangs_up_has_said_all(served, client, kernel, monkeypatch):
+    monkeypatch.setattr(front_module, "LAST_WORDS", PATIENCE)
+
+    async def hear_out():
+        kernel.close()
+        await served.front.hear_out()
+
+    served.ask(hear_out())
 
 
 def test_a_restart_with_the_same_clients(served, clients, kernels):
@@ -228,13 +237,12 @@ def test_a_restart_after_the_end(served, client, kernels):
 def test_a_lost_kernel(served, client, kernel):
     running = client.execute("1")
     request = kernel.take()
-    served.front.lost("connection lost")
+    served.lost("connection lost")
     client.until(lambda each: brief(each) == "display_data: connection lost")
-    served.front.found("connected again")
-    served.on_thread(lambda: None)  # it is done
+    served.found("connected again")
     kernel.finish(request)
     assert client.told(running) == ["update_display_data: connected again", "busy", "idle"]
-    served.front.warn("5 minutes left")
+    served.warn("5 minutes left")
     client.until(lambda each: brief(each) == "display_data: 5 minutes left")
 
 
@@ -263,8 +271,7 @@ def test_a_hung_kernels_heart_does_not(served, heart, kernel):
     kernel.send("hb", beat)
     assert heart.poll(PATIENCE * 1000)
     assert heart.recv() == b"ping"
-    served.front.lost("connection lost")  # nobody's fault if it cannot be heard
-    served.on_thread(lambda: None)
+    served.lost("connection lost")  # nobody's fault if it cannot be heard
     heart.send(b"pong")
     assert heart.poll(PATIENCE * 1000)
     assert heart.recv() == b"pong"

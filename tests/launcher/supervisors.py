@@ -31,6 +31,7 @@ FAKE_ARGV = [sys.executable, "-I", "-S", str(FAKE_KERNEL), "{connection_file}"]
 CHANNELS = ["shell", "iopub", "stdin", "control", "hb"]
 PATIENCE = 20.0  # seconds; what takes as long has failed
 END = 2**32 - 1  # of a stream
+HEADER_BYTES = 26  # of a frame
 
 
 # Certificates ---------------------------------------------------------------------------------------------------------
@@ -149,10 +150,11 @@ class Conversation:
 class Stream:
     """The server side's end of a stream, of which it holds nothing itself. `connect` begins the next connection."""
 
-    def __init__(self, dial, *, fresh: bool = True) -> None:
+    def __init__(self, dial, channel: str, *, fresh: bool = True) -> None:
         self.dial = dial
+        self.channel = CHANNELS.index(channel) + 1
         self.fresh = fresh
-        self.name = os.urandom(16)
+        self.name = os.urandom(8)
         self.received = self.acknowledged = self.number = 0
         self.connections: list[ssl.SSLSocket] = []
         self.connect()
@@ -162,21 +164,24 @@ class Stream:
         self.left = 0
         self.connection = self.dial()
         self.connections.append(self.connection)
-        greeting = (self.name, self.fresh, self.number, self.received, self.received)
-        self.connection.sendall(struct.pack("!16s?IQQ", *greeting))
+        self.connection.sendall(struct.pack("!8sI", self.name, self.number) + self.frame(0, opens=self.channel))
+
+    def frame(self, length: int, *, opens: int = 0) -> bytes:
+        return struct.pack("!IB?QQI", 1, opens, self.fresh, self.received, self.received, length)
 
     def sendall(self, data: bytes) -> None:
-        self.connection.sendall(struct.pack("!QQI", self.received, self.received, len(data)) + data)
+        self.connection.sendall(self.frame(len(data)) + data)
 
     def header(self) -> int:
         """Number of bytes in the next frame, or `END`."""
         head = b""
-        while len(head) < 20:
-            part = self.connection.recv(20 - len(head))
+        while len(head) < HEADER_BYTES:
+            part = self.connection.recv(HEADER_BYTES - len(head))
             if not part:
                 raise ConnectionError("lost")
             head += part
-        self.acknowledged, _, self.left = struct.unpack("!QQI", head)
+        number, _, _, self.acknowledged, _, self.left = struct.unpack("!IB?QQI", head)
+        assert number == 1
         self.fresh = False
         return self.left
 
@@ -195,7 +200,7 @@ class Stream:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self.connection.sendall(struct.pack("!QQI", 0, 0, END))
+            self.connection.sendall(self.frame(END))
         for connection in self.connections:
             connection.close()
 
@@ -359,7 +364,7 @@ class Job:
 
     def stream(self, channel: str) -> Stream:
         """Begin a stream to one of the kernel's sockets."""
-        return Stream(lambda: self.dial(channel))
+        return Stream(lambda: self.dial("kernel"), channel)
 
     @contextlib.contextmanager
     def supervisor(self, *, ready=True):

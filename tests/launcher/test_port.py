@@ -23,9 +23,9 @@ def refused(dial) -> None:
 @pytest.mark.every_python
 def test_nobody_but_the_server_is_let_in(job: Job):
     for identity in (None, "stranger", "signed-by-server"):
-        for channel in ("shell", "supervisor"):
+        for channel in ("kernel", "supervisor"):
             refused(lambda: job.dial(channel, identity))  # noqa: B023
-    for protocol in (None, "http/1.1", "Shell"):
+    for protocol in (None, "http/1.1", "shell", "Kernel"):
         refused(lambda: job.dial(protocol))  # noqa: B023
     for noise in (b"GET / HTTP/1.0\r\n\r\n", b"", os.urandom(3000)):
         with socket.create_connection(job.address, PATIENCE) as stranger:
@@ -65,7 +65,7 @@ def test_a_channel_of_an_ended_kernel_is_closed(job: Job):
 
 
 def test_a_stream_that_nobody_knows_ends(job: Job):
-    with job.supervisor(), Stream(lambda: job.dial("shell"), fresh=False) as stream:
+    with job.supervisor(), Stream(lambda: job.dial("kernel"), "shell", fresh=False) as stream:
         assert stream.recv(1) == b""
 
 
@@ -194,7 +194,7 @@ def test_who_does_not_read_is_dropped(job: Job):
 
 
 def test_a_peer_that_vanishes_in_the_middle(job: Job):
-    for channel in ("shell", "supervisor", "control"):
+    for channel in ("kernel", "supervisor"):
         connection = job.dial(channel)
         connection.sendall(b'{"id": 1')
         raw = connection.detach()
@@ -236,7 +236,7 @@ def test_connections_leave_nothing_open(make_job):
     with job.supervisor(ready=False) as supervisor:
         assert supervisor.call("status")["state"] == "starting"
         before = open_files()
-        for channel in ("shell", "supervisor", "iopub"):  # the kernel has no sockets yet
+        for channel in ("kernel", "supervisor"):  # the kernel has no sockets yet
             job.dial(channel).close()
         for channel in ("shell", "iopub"):
             lost, ended = job.stream(channel), job.stream(channel)
@@ -245,7 +245,7 @@ def test_connections_leave_nothing_open(make_job):
         eventually(lambda: open_files() == before, "the end of connections that wait for the kernel")
         (job.base / "go").touch()
         supervisor.event("ready")
-        for channel in ("shell", "iopub", "supervisor", None):
+        for channel in ("kernel", "supervisor", None):
             for _ in range(5):
                 job.dial(channel).close()
         for _ in range(5):

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from supervisors import CHANNELS, Job
+from supervisors import Job
 
 from slurm_provisioner.credentials import Identity
 from slurm_provisioner.link import Link, Target
@@ -127,12 +127,13 @@ class Linked:
         self.changed.set()
 
     async def __aenter__(self) -> Linked:
-        await self.link.open()
         port = await self.wire.open()
         ours, theirs = self.job.credentials["server"], self.job.credentials["node"]
         identity = Identity(ours.certificate, ours.private_key)
         self.link.attach(Target(Node("n1"), ("127.0.0.1",), port, identity, theirs.certificate, 60), self)
         await self.until(lambda: self.link.connected)
+        while self.link._streams._carrier is None:  # of which nobody is told
+            await asyncio.sleep(0.01)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -151,4 +152,12 @@ class Linked:
         await self.until(lambda: not self.link.connected)
 
     async def client(self, channel: str = "shell") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_unix_connection(f"{self.link.endpoints['ip']}-{CHANNELS.index(channel) + 1}")
+        return speak(self.link, channel)
+
+
+def speak(link: Link, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to one of the kernel's sockets."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    link.connect(channel, protocol)
+    return reader, asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())

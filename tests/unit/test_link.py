@@ -1,4 +1,4 @@
-"""Endpoints that stay, connections that come back, and a supervisor that is spoken to over TLS alone.
+"""Streams that stay, connections that come back, and a supervisor that is spoken to over TLS alone.
 
 The supervisor here is a stand-in: one TLS port, mutual certificates, ALPN names the channel. The real one is tested in
 tests/launcher, and both together on a real cluster in tests/behaviour.
@@ -9,25 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm_provisioner import credentials
-from slurm_provisioner import endpoints as endpoints_module
 from slurm_provisioner import link as link_module
-from slurm_provisioner.credentials import client_contexts, make_identity
-from slurm_provisioner.endpoints import CHANNELS
+from slurm_provisioner.carrier import GREETING, HEADER
+from slurm_provisioner.credentials import client_context, make_identity
 from slurm_provisioner.errors import LinkError, RefusedError
+from slurm_provisioner.folder import PrivateFolder
 from slurm_provisioner.link import Link, Target
-from slurm_provisioner.stream import END, GREETING, HEADER
+from slurm_provisioner.stream import CHANNELS, END
 from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
 
@@ -44,13 +41,13 @@ class Supervisor:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.verify_mode = ssl.CERT_REQUIRED
         self.context.load_verify_locations(cadata=OURS.certificate)
-        self.context.set_alpn_protocols([*CHANNELS, "supervisor"])
+        self.context.set_alpn_protocols(["kernel", "supervisor"])
         pem = tmp_path / "identity.pem"
         pem.write_text(identity.certificate + identity.private_key)
         self.context.load_cert_chain(pem)
         self.heard: list[dict[str, Any]] = []
         self.writers: list[asyncio.StreamWriter] = []
-        self.streams: dict[bytes, bytearray] = {}
+        self.streams: dict[int, bytearray] = {}
         self.ended: asyncio.Queue[bytes] = asyncio.Queue()
         self.answer: Callable[[dict[str, Any]], Any] = lambda command: {"re": command["id"], "ok": True}
         self.port = 0
@@ -90,27 +87,38 @@ class Supervisor:
             writer.close()
 
     async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name, fresh, number, total, passed = GREETING.unpack(await reader.readexactly(GREETING.size))
-        data = self.streams.setdefault(name, bytearray()) if fresh else self.streams.get(name, bytearray())
-        writer.write(HEADER.pack(len(data), len(data), 0))
-        while name in self.streams:
-            piece = data[total : passed + WINDOW]
-            total += len(piece)
-            if piece:
-                writer.write(HEADER.pack(len(data), total, len(piece)) + piece)
-            _, passed, length = HEADER.unpack(await reader.readexactly(HEADER.size))
+        GREETING.unpack(await reader.readexactly(GREETING.size))
+        sent: dict[int, int] = {}
+        while True:
+            header = HEADER.unpack(await reader.readexactly(HEADER.size))
+            number, channel, fresh, total, passed, length = header
+            assert channel <= len(CHANNELS)
+            if channel and fresh:
+                self.streams.setdefault(number, bytearray())
             if length == END:
-                self.ended.put_nowait(bytes(self.streams.pop(name, b"")))
-            else:
-                data += await reader.readexactly(length)
-        writer.write(HEADER.pack(0, 0, END))
+                if number in self.streams:
+                    self.ended.put_nowait(bytes(self.streams.pop(number)))
+                    writer.write(HEADER.pack(number, 0, False, 0, 0, END))
+                continue
+            piece = await reader.readexactly(length)
+            if number not in self.streams:
+                writer.write(HEADER.pack(number, 0, False, 0, 0, END))
+                continue
+            data = self.streams[number]
+            data += piece
+            if channel:
+                sent[number] = total
+            back = data[sent[number] : passed + WINDOW]
+            sent[number] += len(back)
+            writer.write(HEADER.pack(number, 0, False, len(data), sent[number], len(back)) + back)
 
     def end_streams(self) -> None:
         """Tell the end of every stream, as when the kernel has ended."""
-        self.streams.clear()
         for writer in self.writers:
             if writer.get_extra_info("ssl_object").selected_alpn_protocol() != "supervisor":
-                writer.write(HEADER.pack(0, 0, END))
+                for number in self.streams:
+                    writer.write(HEADER.pack(number, 0, False, 0, 0, END))
+        self.streams.clear()
 
     def target(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), sign_of_life: float = 60) -> Target:
         return Target(Node("n1"), hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
@@ -131,16 +139,16 @@ class Linked:
         self.changes.put_nowait(connected)
 
     async def __aenter__(self) -> Linked:
-        await self.link.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        folder = self.link.endpoints["ip"].removesuffix("/k")
         await self.link.aclose()
-        assert not Path(folder).exists()
 
     async def client(self, channel: str = "shell") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_unix_connection(f"{self.link.endpoints['ip']}-{CHANNELS.index(channel) + 1}")
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        self.link.connect(channel, protocol)
+        return reader, asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())
 
 
 def run(coro: Coroutine[Any, Any, None]) -> None:
@@ -163,62 +171,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(link_module, "RETRY_LAST", 0.05)
 
 
-def test_endpoints_are_private_and_their_paths_short():
-    async def main():
-        async with Linked() as linked:
-            endpoints = linked.link.endpoints
-            assert endpoints["transport"] == "ipc"
-            folder = Path(endpoints["ip"]).parent
-            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-            for number, channel in enumerate(CHANNELS, 1):
-                assert endpoints[f"{channel}_port"] == number
-                path = f"{endpoints['ip']}-{number}"
-                assert Path(path).is_socket()
-                assert len(path) <= 107
-
-    run(main())
-
-
-def test_a_long_tmpdir_is_not_used(monkeypatch, tmp_path):
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(long))
-
-    async def main():
-        async with Linked() as linked:
-            assert linked.link.endpoints["ip"].startswith("/tmp/")
-        assert list(long.iterdir()) == []
-
-    run(main())
-
-
-def test_where_there_are_no_unix_sockets_endpoints_are_on_loopback(monkeypatch, tmp_path):
-    monkeypatch.setattr(endpoints_module, "private_folder", lambda: None)
-
-    async def main():
-        async with Supervisor(tmp_path) as supervisor:
-            linked = Linked()
-            await linked.link.open()
-            endpoints = linked.link.endpoints
-            assert (endpoints["transport"], endpoints["ip"]) == ("tcp", "127.0.0.1")
-            linked.link.attach(supervisor.target(), linked)
-            reader, writer = await asyncio.open_connection("127.0.0.1", endpoints["hb_port"])
-            writer.write(b"beat")
-            assert await reader.readexactly(4) == b"beat"
-            writer.close()
-            await linked.link.open()
-            assert linked.link.endpoints == endpoints
-            await linked.link.aclose()
-
-    run(main())
-
-
 def test_bytes_go_through_each_channel_and_early_ones_wait(tmp_path):
     async def main():
         async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link.attach(supervisor.target(), linked)
             early_reader, early_writer = await linked.client("iopub")
             early_writer.write(b"early")
-            linked.link.attach(supervisor.target(), linked)
             assert await early_reader.readexactly(5) == b"early"
             for channel in CHANNELS:
                 reader, writer = await linked.client(channel)
@@ -230,21 +188,15 @@ def test_bytes_go_through_each_channel_and_early_ones_wait(tmp_path):
     run(main())
 
 
-def test_clients_that_give_up_waiting_leave_nothing(monkeypatch):
-    """ZMQ closes after 30 s without an answer, and tries again, for as long as a job is queued or gone."""
-
+def test_streams_that_end_before_there_is_a_connection_leave_nothing():
     async def main():
         async with Linked() as linked:
-            descriptors = len(list(Path("/proc/self/fd").iterdir()))
             for _ in range(20):
                 reader, writer = await linked.client()
                 writer.write(b"greeting")
-                await writer.drain()
                 writer.close()
-                await writer.wait_closed()
-            while len(list(Path("/proc/self/fd").iterdir())) > descriptors:
-                await asyncio.sleep(0.01)
-            assert not linked.link._endpoints._streams
+                assert await reader.read() == b""
+            assert not linked.link._streams.all()
 
     run(main())
 
@@ -347,7 +299,7 @@ def test_a_client_that_leaves_while_nobody_can_be_reached(tmp_path):
             writer.close()
             async with supervisor:
                 assert await supervisor.ended.get() == b"before and after"
-                while linked.link._endpoints._streams:
+                while linked.link._streams.all():
                     await asyncio.sleep(0.01)
 
     run(main())
@@ -401,7 +353,7 @@ def test_letting_go_ends_calls_that_wait_for_a_connection():
     run(main())
 
 
-def test_a_broken_connection_comes_back_and_endpoints_stay(tmp_path):
+def test_a_broken_connection_comes_back(tmp_path):
     async def main():
         async with Linked() as linked:
             supervisor = Supervisor(tmp_path)
@@ -410,10 +362,8 @@ def test_a_broken_connection_comes_back_and_endpoints_stay(tmp_path):
                 assert await linked.changes.get() is True
             assert await linked.changes.get() is False
             assert not linked.link.connected
-            endpoints = linked.link.endpoints
             async with supervisor:  # the same port, a while later
                 assert await linked.changes.get() is True
-                assert linked.link.endpoints == endpoints
                 reader, writer = await linked.client()
                 writer.write(b"back")
                 assert await reader.readexactly(4) == b"back"
@@ -480,31 +430,17 @@ def test_a_stranger_at_the_supervisors_address_is_not_spoken_to(tmp_path):
     run(main())
 
 
-@pytest.mark.parametrize("turns", range(4))
-def test_who_connects_as_it_is_closed_is_hung_up(turns):
-    async def main():
-        link = Link(LocalTransport(), log)
-        await link.open()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.setblocking(False)
-            client.connect(f"{link.endpoints['ip']}-4")
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            await link.aclose()
-            with suppress(ConnectionError):
-                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
-
-    run(main())
-
-
 def test_no_key_file_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert set(client_contexts(OURS, THEIRS.certificate, CHANNELS)) == set(CHANNELS)
+    client_context(OURS, THEIRS.certificate)
     assert list(tmp_path.iterdir()) == []
     assert OURS.private_key not in repr(OURS)
 
 
-def test_a_key_file_of_a_killed_process_is_where_the_guard_removes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(credentials.os, "unlink", lambda path: None)
-    client_contexts(OURS, THEIRS.certificate, CHANNELS, directory=str(tmp_path))
-    assert [path.suffix for path in tmp_path.iterdir()] == [".pem"]
+def test_a_key_file_is_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(PrivateFolder, "remove", lambda self: None)
+    client_context(OURS, THEIRS.certificate)
+    (folder,) = tmp_path.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600

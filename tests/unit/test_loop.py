@@ -12,7 +12,7 @@ import time
 import pytest
 
 from slurm_provisioner import loop as loop_module
-from slurm_provisioner.loop import LoopThread, background_loop
+from slurm_provisioner.loop import LoopThread, background_loop, within
 
 
 def test_coroutines_run_on_the_background_loop_whatever_the_callers():
@@ -91,7 +91,7 @@ def test_closing_twice_and_closers():
 def test_the_end_of_the_interpreter_runs_closers_and_commands():
     script = """
 import asyncio
-from slurm_provisioner.loop import background_loop
+from slurm_provisioner.loop import background_loop, within
 from slurm_provisioner.transport.local import LocalTransport
 
 async def closer():
@@ -172,3 +172,43 @@ def test_a_caller_that_is_busy_or_slow_is_no_deserter(impatient):
     undone = []
     assert asyncio.run(main()) == "done"
     assert not undone
+
+
+@pytest.mark.parametrize("how", ["in time", "late", "cancelled", "cancelled at its end", "failed"])
+def test_what_has_a_time_limit_is_undone_where_nobody_takes_it(how):
+    """Also where the end and the cancellation come in the same turn, which `asyncio.wait_for` may miss."""
+
+    async def main():
+        end, undone = asyncio.get_running_loop().create_future(), []
+
+        async def work():
+            try:
+                return await end
+            except asyncio.CancelledError:
+                return "made all the same"
+
+        task = asyncio.ensure_future(within(0.05 if how == "late" else 60, work(), undone.append))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if how in ("in time", "cancelled at its end"):
+            end.set_result("made")
+            await asyncio.sleep(0)
+        if how == "failed":
+            end.set_exception(OSError("no"))
+        if how.startswith("cancelled"):
+            task.cancel()
+        await asyncio.wait([task])
+        return task, undone
+
+    task, undone = asyncio.run(main())
+    match how:
+        case "in time":
+            assert (task.result(), undone) == ("made", [])
+        case "late":
+            assert isinstance(task.exception(), asyncio.TimeoutError)
+            assert undone == ["made all the same"]
+        case "failed":
+            assert isinstance(task.exception(), OSError)
+        case _:
+            assert task.cancelled()
+            assert len(undone) == 1

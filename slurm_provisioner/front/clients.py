@@ -1,0 +1,235 @@
+"""The sockets that clients connect to: one that answers each of them, and one that publishes to all.
+
+What is published goes at the pace of the slowest client that still reads: when too much waits for one, nothing is taken
+from the kernel. A client that takes nothing would hold the others up for ever: its connection is cut. It comes back by
+itself once it can, as ZeroMQ's sockets do, and has missed what was published meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import uuid
+from collections.abc import Callable
+
+from . import zmtp
+from .peer import Peer
+from .zmtp import Frames
+
+__all__ = ["Publisher", "Router"]
+
+log = logging.getLogger("slurm_provisioner")
+
+#: Bytes that wait for a client at most, but for a last message, before nothing more is published.
+BACKLOG_BYTES = 2**26
+#: Seconds that a client that takes nothing holds the others up.
+PATIENCE = 2.0
+#: Bytes of replies and questions that wait for a client before another one ends its connection.
+REPLY_BYTES = 2**28
+#: Seconds in which what was sent last may still go out.
+LINGER = 0.5
+
+
+class _Socket:
+    """What listens for clients, and their connections."""
+
+    KIND = ""
+
+    def __init__(self) -> None:
+        self._server: asyncio.Server | None = None
+        self._peers: set[Peer] = set()
+        self._held = self._closed = False
+
+    async def open(self, path: str | None) -> int:
+        """Listen, at a path or on loopback; return the port, 0 for a path."""
+        loop = asyncio.get_running_loop()
+        if self._server is None:
+            # known before anything is awaited: what is cancelled is to leave nothing behind
+            if path is None:
+                self._server = await loop.create_server(self._accept, "127.0.0.1", 0, start_serving=False)
+            else:
+                self._server = await loop.create_unix_server(self._accept, path, start_serving=False)
+        await self._server.start_serving()
+        return 0 if path is not None else int(self._server.sockets[0].getsockname()[1])
+
+    def _accept(self) -> Peer:
+        peer = Peer(self.KIND, self, waiting=self._patience)
+        self._peers.add(peer)
+        if self._closed:
+            peer.close()
+        return peer
+
+    @property
+    def _patience(self) -> int:
+        """Bytes that wait for a client before it counts as slow."""
+        return sys.maxsize
+
+    def hold(self, whether: bool) -> None:
+        """Take nothing from any client for a while: what they send waits at their own end."""
+        if self._held != whether:
+            self._held = whether
+            for peer in self._peers:
+                if peer.ready:
+                    peer.hold(whether)
+
+    def is_ready(self, peer: Peer) -> None:
+        """Take a client."""
+        if self._held:
+            peer.hold(True)
+
+    def received(self, peer: Peer, message: list[bytes]) -> None:
+        """Take what it says."""
+        raise NotImplementedError
+
+    def paused(self, peer: Peer) -> None:
+        """Take the news that it is slow."""
+
+    def resumed(self, peer: Peer) -> None:
+        """Take the news that it has caught up."""
+
+    def lost(self, peer: Peer) -> None:
+        """Take its end."""
+        self._peers.discard(peer)
+
+    def close(self) -> None:
+        """Listen no more, and end all connections."""
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        for peer in self._peers:
+            peer.close()
+            if peer.size:
+                asyncio.get_running_loop().call_later(LINGER, peer.abort)
+        self._peers.clear()
+
+
+class Router(_Socket):
+    """Answers each client, which is known by its socket's name.
+
+    Parameters
+    ----------
+    received : callable
+        Called with each message, of which the first frame is the name of its sender.
+    """
+
+    KIND = "ROUTER"
+
+    def __init__(self, received: Callable[[Frames], None]) -> None:
+        super().__init__()
+        self._take = received
+        self._by_name: dict[bytes, Peer] = {}
+
+    def is_ready(self, peer: Peer) -> None:
+        """Take a client; one that comes back by its name takes the place of what it was (`ZMQ_ROUTER_HANDOVER`)."""
+        super().is_ready(peer)
+        peer.identity = peer.identity or b"\0" + uuid.uuid4().bytes
+        if (former := self._by_name.get(peer.identity)) is not None:
+            former.abort()
+        self._by_name[peer.identity] = peer
+
+    def received(self, peer: Peer, message: list[bytes]) -> None:
+        """Pass on what a client says."""
+        self._take([peer.identity, *message])
+
+    def send(self, frames: Frames) -> None:
+        """Send a message to the client that its first frame names, if that is still there."""
+        peer = self._by_name.get(frames[0])
+        if peer is None:
+            return
+        if peer.size > REPLY_BYTES:
+            log.warning("A client that does not read the replies to its requests was cut off; it will come back.")
+            peer.abort()
+        peer.send_frames(frames[1:])
+
+    def lost(self, peer: Peer) -> None:
+        """Forget a client."""
+        super().lost(peer)
+        if self._by_name.get(peer.identity) is peer:
+            del self._by_name[peer.identity]
+
+
+class Publisher(_Socket):
+    """Publishes to all clients that want it.
+
+    Parameters
+    ----------
+    subscribed : callable
+        Called with the topic of each new subscription.
+    full : callable
+        Called with whether no more is to be taken from the kernel for now.
+    """
+
+    KIND = "XPUB"
+
+    def __init__(self, subscribed: Callable[[bytes], None], full: Callable[[bool], None]) -> None:
+        super().__init__()
+        self._subscribed = subscribed
+        self._full = full
+        self._topics: dict[Peer, list[bytes]] = {}
+        self._slow: dict[Peer, int] = {}  # and the bytes that waited when they were looked at last
+        self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def _patience(self) -> int:
+        return BACKLOG_BYTES
+
+    def publish(self, frames: Frames) -> None:
+        """Send a message to all that want it."""
+        message, topic = zmtp.pack(frames), frames[0]
+        for peer, topics in list(self._topics.items()):
+            if any(topic.startswith(each) for each in topics):
+                peer.send(message)
+
+    def is_ready(self, peer: Peer) -> None:
+        """Take a client, which is yet to say what it wants."""
+        super().is_ready(peer)
+        self._topics[peer] = []
+
+    def received(self, peer: Peer, message: list[bytes]) -> None:
+        """Take what a client wants to hear, or no longer wants to."""
+        (what, topic), topics = (message[0][:1], message[0][1:]), self._topics[peer]
+        if what == b"\1":
+            topics.append(topic)
+            self._subscribed(topic)
+        elif what == b"\0" and topic in topics:
+            topics.remove(topic)
+
+    def paused(self, peer: Peer) -> None:
+        """Have the others wait for a client, for a while."""
+        if not self._slow:
+            self._full(True)
+        self._slow[peer] = peer.size
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(PATIENCE, self._cut_stuck)
+
+    def _cut_stuck(self) -> None:
+        """Cut clients that take nothing, if there are others that would."""
+        self._look = None
+        stuck = [peer for peer, size in self._slow.items() if peer.size >= size]
+        if len(stuck) < len(self._topics):
+            for peer in stuck:
+                log.warning("A client that does not read what its kernel publishes was cut off; it will come back.")
+                peer.abort()
+        for peer in self._slow:
+            self.paused(peer)
+
+    def resumed(self, peer: Peer) -> None:
+        """Go on, once the last client has caught up."""
+        if self._slow.pop(peer, None) is not None and not self._slow:
+            if self._look is not None:
+                self._look.cancel()
+                self._look = None
+            self._full(False)
+
+    def lost(self, peer: Peer) -> None:
+        """Forget a client."""
+        super().lost(peer)
+        self._topics.pop(peer, None)
+        self.resumed(peer)
+
+    def close(self) -> None:
+        """Listen no more, and end all connections."""
+        super().close()
+        if self._look is not None:
+            self._look.cancel()

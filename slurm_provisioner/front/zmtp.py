@@ -1,0 +1,161 @@
+"""ZMTP 3.0, the protocol that ZeroMQ's sockets speak on a connection, as far as Jupyter's need it. Pure.
+
+Frames in and out, and the greeting; there is no security but that of what carries them. Source: ZeroMQ RFC 23,
+https://rfc.zeromq.org/spec/23/. libzmq would do the same with a thread, a mailbox and two buffers for each socket, of
+which a server has ten for each of its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["GREETING", "Command", "Decoder", "Frames", "ProtocolError", "pack", "pong", "ready"]
+
+#: A message.
+Frames = Sequence[bytes]
+
+_SIGNATURE, _VERSION, _MECHANISM = b"\xff" + bytes(8) + b"\x7f", bytes([3, 0]), b"NULL".ljust(20, b"\0")
+#: What both sides begin with. With this version, peers tell their subscriptions by messages.
+GREETING = (_SIGNATURE + _VERSION + _MECHANISM).ljust(64, b"\0")
+_MORE, _LONG, _COMMAND = 1, 2, 4
+_SHORT_BYTES = 255
+#: Bytes of a command at most: they are few.
+_COMMAND_BYTES = 2**16
+
+
+class ProtocolError(Exception):
+    """What came is not ZMTP 3 without security."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the other side's socket says to ours.
+
+    Attributes
+    ----------
+    name : bytes
+        Such as ``READY``.
+    body : bytes
+        The rest.
+    """
+
+    name: bytes
+    body: bytes
+
+    def properties(self) -> dict[bytes, bytes]:
+        """Return the properties of a ``READY``: names in small letters, and their values."""
+        found, rest = {}, self.body
+        while rest:
+            end = 1 + rest[0]
+            name, size = rest[1:end].lower(), int.from_bytes(rest[end : end + 4], "big")
+            found[name], rest = rest[end + 4 : end + 4 + size], rest[end + 4 + size :]
+        return found
+
+
+def ready(kind: str, identity: bytes) -> bytes:
+    """Return the command that ends our side of the handshake.
+
+    Parameters
+    ----------
+    kind : str
+        The type of our socket.
+    identity : bytes
+        Its name, by which a ROUTER knows it again; empty for none.
+    """
+    body = _property(b"Socket-Type", kind.encode()) + (_property(b"Identity", identity) if identity else b"")
+    return _command(b"READY", body)
+
+
+def pong(ping: Command) -> bytes:
+    """Return the answer to a ``PING`` (RFC 37), of which some peers make sure that we live."""
+    return _command(b"PONG", ping.body[2:])
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
+
+
+def _command(name: bytes, body: bytes) -> bytes:
+    whole = bytes([len(name)]) + name + body
+    return _head(_COMMAND, len(whole)) + whole
+
+
+def _head(flags: int, size: int) -> bytes:
+    if size > _SHORT_BYTES:
+        return bytes([flags | _LONG]) + size.to_bytes(8, "big")
+    return bytes([flags, size])
+
+
+def pack(frames: Frames) -> bytes:
+    """Return a message as it goes over a connection."""
+    last = len(frames) - 1
+    pieces = []
+    for number, frame in enumerate(frames):
+        pieces += [_head(_MORE if number < last else 0, len(frame)), frame]
+    return b"".join(pieces)
+
+
+class Decoder:
+    """Takes what comes by one connection apart."""
+
+    def __init__(self) -> None:
+        self._greeted = False
+        self._pieces: list[bytes] = []
+        self._missing = len(GREETING)
+        self._frames: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterator[Command | list[bytes]]:
+        """Take some bytes; yield the commands and messages that are whole now.
+
+        Raises
+        ------
+        ProtocolError
+            They are no ZMTP that we speak.
+        """
+        self._pieces.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return
+        data = b"".join(self._pieces) if len(self._pieces) > 1 else data
+        self._pieces.clear()
+        at = 0
+        if not self._greeted:
+            _check(data)
+            self._greeted, at = True, len(GREETING)
+        for flags, start, end in self._whole_frames(data, at):
+            body, at = data[start:end], end
+            if flags & _COMMAND:
+                yield Command(body[1 : 1 + body[0]], body[1 + body[0] :])
+                continue
+            self._frames.append(body)
+            if not flags & _MORE:
+                message, self._frames = self._frames, []
+                yield message
+        if at < len(data):
+            self._pieces.append(data[at:] if at else data)
+
+    def _whole_frames(self, data: bytes, at: int) -> Iterable[tuple[int, int, int]]:
+        """Yield the flags of each whole frame, and where its body begins and ends; note what the next one lacks."""
+        length = len(data)
+        while True:
+            long = at < length and data[at] & _LONG
+            start = at + (9 if long else 2)
+            if start > length:
+                self._missing = start - length
+                return
+            flags, end = data[at], start + int.from_bytes(data[at + 1 : start], "big")
+            if flags & _COMMAND and not 1 < end - start <= _COMMAND_BYTES:
+                raise ProtocolError(f"a command of {end - start} bytes")
+            if end > length:
+                self._missing = end - length
+                return
+            yield flags, start, end
+            at = end
+
+
+def _check(greeting: bytes) -> None:
+    if greeting[0] != _SIGNATURE[0] or greeting[9] != _SIGNATURE[9] or greeting[10] < _VERSION[0]:
+        raise ProtocolError("no greeting of ZMTP 3")
+    if (mechanism := greeting[12:32]) != _MECHANISM:
+        raise ProtocolError(f"security by {mechanism!r}")

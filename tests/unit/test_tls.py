@@ -1,0 +1,220 @@
+"""TLS on a socket, before a server of asyncio's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from slurm_provisioner import tls
+from slurm_provisioner.credentials import client_context, make_identity
+from slurm_provisioner.loop import within
+
+OURS, THEIRS, STRANGER = (make_identity(name) for name in ("server", "supervisor", "stranger"))
+
+
+class Hears(asyncio.Protocol):
+    """Takes what comes."""
+
+    def __init__(self):
+        self.data = bytearray()
+        self.lost = asyncio.get_running_loop().create_future()
+        self.news = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.data += data
+        self.news.set()
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+    async def until(self, size):
+        while len(self.data) < size:
+            self.news.clear()
+            await self.news.wait()
+
+
+@asynccontextmanager
+async def listening(tmp_path, serve, identity=THEIRS) -> AsyncIterator[int]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=OURS.certificate)
+    context.set_alpn_protocols(["kernel", "supervisor"])
+    (tmp_path / "pem").write_text(identity.certificate + identity.private_key)
+    context.load_cert_chain(tmp_path / "pem")
+
+    async def guarded(reader, writer):
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(guarded, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def dial(port, protocol, channel="kernel", identity=OURS):
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setblocking(False)
+    return await tls.connect(sock, client_context(identity, THEIRS.certificate), channel, protocol)
+
+
+async def echo(reader, writer):
+    while data := await reader.read(2**16):
+        writer.write(data)
+        await writer.drain()
+
+
+def run(coro):
+    asyncio.run(asyncio.wait_for(coro, 30))
+
+
+@pytest.mark.parametrize("size", [1, 2**15, 2**15 + 1, 5_000_000])
+def test_bytes_go_both_ways(tmp_path, size):
+    data = os.urandom(size)
+
+    async def main():
+        async with listening(tmp_path, echo) as port:
+            hears = Hears()
+            transport = await dial(port, hears)
+            transport.writelines([data[:1], data[1:]])
+            await hears.until(size)
+            assert hears.data == data
+            transport.close()
+            assert await hears.lost is None
+
+    run(main())
+
+
+def test_each_connection_has_its_channel(tmp_path):
+    async def tell(_, writer):
+        writer.write(writer.get_extra_info("ssl_object").selected_alpn_protocol().encode() + b"\n")
+
+    async def main():
+        async with listening(tmp_path, tell) as port:
+            context = client_context(OURS, THEIRS.certificate)
+            heard = [Hears(), Hears()]
+            for hears, channel in zip(heard, ("kernel", "supervisor"), strict=True):
+                sock = socket.create_connection(("127.0.0.1", port))
+                sock.setblocking(False)
+                await tls.connect(sock, context, channel, hears)
+            for hears in heard:
+                await hears.lost
+            assert [bytes(hears.data) for hears in heard] == [b"kernel\n", b"supervisor\n"]
+
+    run(main())
+
+
+def test_who_is_not_expected_is_not_spoken_to(tmp_path):
+    async def main():
+        async with listening(tmp_path, echo, identity=STRANGER) as port:
+            hears = Hears()
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await dial(port, hears)
+            assert not hasattr(hears, "transport")
+
+    run(main())
+
+
+def test_who_is_no_server_of_tls(tmp_path):
+    async def noise(_, writer):
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(noise, "127.0.0.1", 0)
+        with pytest.raises(ssl.SSLError):
+            await dial(server.sockets[0].getsockname()[1], Hears())
+        server.close()
+
+    run(main())
+
+
+def test_a_silent_server_is_not_waited_for_for_ever(tmp_path):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            hears = Hears()
+            with pytest.raises(asyncio.TimeoutError):
+                await within(0.1, dial(server.getsockname()[1], hears), asyncio.Transport.abort)
+            silent, _ = server.accept()
+            with silent:
+                silent.settimeout(5)
+                while silent.recv(2**16):
+                    pass  # it greeted, and has hung up
+
+    run(main())
+
+
+def test_what_was_said_before_the_close_arrives(tmp_path):
+    arrived = []
+
+    async def listen(reader, writer):
+        await asyncio.sleep(0.1)
+        arrived.append(len(await reader.read()))
+
+    async def main():
+        async with listening(tmp_path, listen) as port:
+            hears = Hears()
+            transport = await dial(port, hears)
+            transport.write(bytes(8_000_000))
+            transport.close()
+            assert transport.is_closing()
+            transport.write(b"too late")
+            await hears.lost
+            while not arrived:
+                await asyncio.sleep(0.01)
+            assert arrived == [8_000_000]
+
+    run(main())
+
+
+def test_a_peer_that_takes_nothing_is_cut_off_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tls, "CLOSE_TIMEOUT", 0.1)
+
+    async def sleep(reader, writer):
+        reader._transport.pause_reading()
+        await asyncio.sleep(1)
+
+    async def main():
+        async with listening(tmp_path, sleep) as port:
+            hears = Hears()
+            transport = await dial(port, hears)
+            transport.write(bytes(50_000_000))
+            transport.close()
+            await hears.lost
+
+    run(main())
+
+
+def test_who_speaks_is_told_to_pause(tmp_path):
+    async def late(reader, writer):
+        await asyncio.sleep(0.1)
+        await echo(reader, writer)
+
+    async def main():
+        async with listening(tmp_path, late) as port:
+            hears, told = Hears(), []
+            hears.pause_writing = lambda: told.append("pause")
+            hears.resume_writing = lambda: told.append("go on")
+            transport = await dial(port, hears)
+            transport.set_write_buffer_limits(high=2**18)
+            transport.write(bytes(20_000_000))
+            assert told == ["pause"]
+            assert transport.get_write_buffer_size() > 2**18
+            await hears.until(20_000_000)
+            assert told == ["pause", "go on"]
+            transport.abort()
+            await hears.lost
+
+    run(main())
