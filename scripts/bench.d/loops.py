@@ -1,0 +1,167 @@
+"""What holds up event loops: how late they are, how long one turn of theirs takes, and whose code that was.
+
+A turn is what a loop does from one look at what has happened to the next. A busy machine makes one long that did
+little: the time for which the thread got no core is known to the kernel (schedstat), and is not counted. Nor is what
+the measurement's own clients compute, which a server has not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Beat", "Turns"]
+
+_OWNERS = {"slurm_provisioner": "this package", "jupyter_client": "jupyter_client"}
+_HERE = str(Path(__file__).parent)
+CLIENT = "the bench's client"
+#: Turns that take longer are counted, seconds.
+STALL = 0.02
+
+
+class Beat:
+    """How late an event loop is with what is due, milliseconds."""
+
+    PAUSE = 0.002
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+        self._task = asyncio.ensure_future(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            due = time.perf_counter() + self.PAUSE
+            await asyncio.sleep(self.PAUSE)
+            self._late.append((time.perf_counter() - due) * 1000)
+
+    def stop(self) -> dict[str, float]:
+        """Return how late it was."""
+        self._task.cancel()
+        late = sorted(self._late)
+        return {"median": late[len(late) // 2], "99 %": late[int(len(late) * 0.99)], "most": late[-1]}
+
+
+@dataclass
+class _Loop:
+    """One thread's loop. All times are seconds."""
+
+    schedstat: int
+    wall: float = 0.0
+    waited: float = 0.0
+    computed: float = 0.0
+    owners: dict[str, float] = field(default_factory=dict)
+    #: The longest turn, without waits for a core; the turn that computed most; the callback that did.
+    longest: tuple[float, dict[str, float]] = (0.0, {})
+    most: tuple[float, dict[str, float]] = (0.0, {})
+    callback: tuple[float, str, str] = (0.0, "", "")
+    stalls: int = 0
+
+    def begins(self) -> None:
+        self.wall, self.computed, self.waited = time.perf_counter(), time.thread_time(), self._no_core()
+        self.owners = {}
+
+    def ends(self) -> None:
+        if not self.wall:
+            return
+        computed = time.thread_time() - self.computed
+        held = time.perf_counter() - self.wall
+        if held > STALL / 4:
+            held -= self._no_core() - self.waited
+        computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
+        self.longest = max(self.longest, (held, self.owners), key=lambda turn: turn[0])
+        self.most = max(self.most, (computed, self.owners), key=lambda turn: turn[0])
+        self.stalls += held > STALL
+
+    def _no_core(self) -> float:
+        return int(os.pread(self.schedstat, 100, 0).split()[1]) / 1e9
+
+    def ran(self, seconds: float, owner: str, name: str) -> None:
+        self.owners[owner] = self.owners.get(owner, 0.0) + seconds
+        if seconds > self.callback[0] and owner != CLIENT:
+            self.callback = (seconds, owner, name)
+
+    def told(self) -> dict[str, Any]:
+        def turn(what: tuple[float, dict[str, float]]) -> dict[str, Any]:
+            return {"ms": what[0] * 1000, "of": {owner: each * 1000 for owner, each in what[1].items()}}
+
+        seconds, owner, name = self.callback
+        return {
+            "longest turn": turn(self.longest),
+            "turn that computed most": turn(self.most),
+            "callback that computed most": {"ms": seconds * 1000, "of": owner, "name": name},
+            "turns over 20 ms": self.stalls,
+        }
+
+
+class Turns:
+    """All turns of all asyncio loops of this process, from now on."""
+
+    def __init__(self) -> None:
+        self._loops: dict[str, _Loop] = {}
+        events: Any = asyncio.events.Handle
+        base: Any = asyncio.base_events.BaseEventLoop
+        run, once = events._run, base._run_once
+
+        def measured(handle: Any) -> None:
+            loop = self._loops.get(threading.current_thread().name)
+            owner, name = _whose(handle._callback)
+            began = time.thread_time()
+            run(handle)
+            if loop is not None:
+                loop.ran(time.thread_time() - began, owner, name)
+
+        def first_turn(loop: Any) -> None:
+            if "select" not in vars(loop._selector):
+                self._follow(loop)
+            once(loop)
+
+        events._run, base._run_once = measured, first_turn
+
+    def _follow(self, loop: Any) -> None:
+        thread, select = threading.current_thread(), loop._selector.select
+        known = _Loop(os.open(f"/proc/self/task/{thread.native_id}/schedstat", os.O_RDONLY))
+        self._loops[thread.name] = known
+
+        def look(timeout: float | None = None) -> Any:
+            known.ends()
+            events = select(timeout)
+            known.begins()
+            return events
+
+        loop._selector.select = look
+
+    def begin(self) -> None:
+        """Forget what was."""
+        for loop in self._loops.values():
+            loop.longest, loop.most, loop.callback, loop.stalls = (0.0, {}), (0.0, {}), (0.0, "", ""), 0
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Return what there was, by thread, but for those of clients, which have no names of their own."""
+        return {name: loop.told() for name, loop in self._loops.items() if not name.startswith("Thread-")}
+
+
+def _whose(callback: Any) -> tuple[str, str]:
+    """Return who made a callback, and its name: for a task, the innermost coroutine of somebody's."""
+    task = getattr(callback, "__self__", None)
+    if not isinstance(task, asyncio.Task):
+        function = getattr(callback, "func", callback)
+        module = getattr(function, "__module__", None) or type(task).__module__
+        if module.startswith("zmq"):  # nothing else of a server has sockets of zmq on a loop
+            return CLIENT, module
+        return _OWNERS.get(module.partition(".")[0], module), getattr(function, "__qualname__", repr(function))
+    found = ("asyncio", task.get_name())
+    inner: Any = task.get_coro()
+    while (code := getattr(inner, "cr_code", None)) is not None:
+        if code.co_name == "first_result":
+            return CLIENT, code.co_name
+        parts = code.co_filename.split("/")
+        owner = next((owner for name, owner in _OWNERS.items() if name in parts), "")
+        owner = owner or ("the bench" if code.co_filename.startswith(_HERE) else "")
+        found = (owner, code.co_qualname if hasattr(code, "co_qualname") else code.co_name) if owner else found
+        inner = inner.cr_await
+    return found

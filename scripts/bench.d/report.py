@@ -1,0 +1,77 @@
+"""A run's rows for a terminal, beside those of the run before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from targets import Row, shown
+
+__all__ = ["growth", "holders", "table"]
+
+HEADS = ("", "floor", "local", "ours", "beside", "target", "", "last time")
+_MET = {True: "met", False: "MISSED", None: ""}
+
+
+def table(rows: Sequence[Row], before: Mapping[str, Any]) -> str:
+    """Return all rows; `before` are the results that stand in the repository."""
+    last = {(each["part"], each["what"]): each for each in before.get("rows", [])}
+    lines: list[Sequence[str]] = [HEADS]
+    for row in rows:
+        cells = [shown(value, row.unit) for value in (row.floor, row.local, row.ours)]
+        then = last.get((row.part, row.what))
+        lines.append((row.what, *cells, row.beside, row.target, _MET[row.met], _difference(row, then)))
+    return _columns(lines)
+
+
+def _difference(row: Row, then: Mapping[str, Any] | None) -> str:
+    if then is None:
+        return "new"
+    was = then["beside"] or shown(then["ours"], row.unit)
+    if row.met is False and then["met"]:
+        return f"{was}, met: WORSE"
+    return f"{was}, missed: better" if row.met and then["met"] is False else was
+
+
+def growth(load: Mapping[str, Any]) -> str:
+    """Return how a server with ever more kernels does, ours beside local ones."""
+    lines = [
+        ("kernels", "last answers after", "memory for each", "computing while idle", "files for each", "all shut down")
+    ]
+    for way, words in (("slurm", ""), ("local", " local")):
+        for count, each in load[way].items():
+            lines.append(
+                (
+                    f"{count}{words}",
+                    shown(each["answered"]["last"], "s"),
+                    shown(each["memory per kernel"], "MiB"),
+                    shown(each["idle cores"], "% of a core"),
+                    f"{each['files per kernel']:.1f}",
+                    shown(each["shutdown of all"], "s"),
+                )
+            )
+    return _columns(lines)
+
+
+def holders(load: Mapping[str, Any]) -> Iterator[str]:
+    """Say who held up loops longest."""
+    for way, counts in load.items():
+        for count, each in counts.items():
+            for thread, loop in each["loops"].items():
+                turn, callback = loop["longest turn"], loop["callback that computed most"]
+                of = ", ".join(f"{owner} {ms:.0f} ms" for owner, ms in turn["of"].items() if ms >= 1)
+                yield (
+                    f"{way}, {count} starting, {thread}: longest turn {turn['ms']:.0f} ms"
+                    f" (of which computed: {of or 'nothing'}), {loop['turns over 20 ms']} over 20 ms;"
+                    f" longest callback {callback['ms']:.1f} ms: {callback['name']} of {callback['of']}"
+                )
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in lines
+    )
