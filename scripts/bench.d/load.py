@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from counting import Controller, Processes, Usage
-from loops import Beat, Turns
+from loops import Beat, Holds, Turns
 from server import Server
 
 __all__ = ["measure"]
@@ -38,7 +38,7 @@ def measure(way: str, count: int, idle: float) -> dict[str, Any]:
 
 
 async def _measure(way: str, count: int, idle: float) -> dict[str, Any]:
-    server, controller, processes, turns = Server(way), Controller(), Processes(), Turns()
+    server, controller, processes, turns, holds = Server(way), Controller(), Processes(), Turns(), Holds()
     asks = way == "slurm"
     await server.start(1)  # what is loaded and set up once
     await asyncio.sleep(2)
@@ -50,9 +50,10 @@ async def _measure(way: str, count: int, idle: float) -> dict[str, Any]:
     calls, began = controller.calls() if asks else 0, time.monotonic()
     await asyncio.sleep(0.5)  # the bystander has begun, and this turn of the loop is over
     turns.begin()
+    holds.begin()
     beat = Beat()
     started = await server.start(count)
-    late, held_up = beat.stop(), turns.told()
+    late, held_up, held_all = beat.stop(), turns.told(), holds.told()
     machine = json.loads(bystander.communicate()[0])
     starting = {"calls": controller.calls() - calls if asks else 0, "programs": processes.since(began)}
     await asyncio.sleep(SETTLED[way])
@@ -68,6 +69,7 @@ async def _measure(way: str, count: int, idle: float) -> dict[str, Any]:
         "late": late,
         "late, bystander": machine,
         "loops": held_up,
+        "all threads": held_all,
         "starting": starting,
         "until settled": until_settled,
         "idle seconds": seconds,

@@ -7,15 +7,19 @@ the measurement's own clients compute, which a server has not.
 
 from __future__ import annotations
 
+import _posixsubprocess
 import asyncio
+import gc
 import os
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Beat", "Turns"]
+__all__ = ["Beat", "Holds", "Turns"]
 
 _OWNERS = {"slurm_provisioner": "this package", "jupyter_client": "jupyter_client"}
 _HERE = str(Path(__file__).parent)
@@ -95,6 +99,48 @@ class _Loop:
             "turn that computed most": turn(self.most),
             "callback that computed most": {"ms": seconds * 1000, "of": owner, "name": name},
             "turns over 20 ms": self.stalls,
+        }
+
+
+class Holds:
+    """What holds up all threads of this process at once, whoever needs it: the collection of garbage, and each start of
+    a program, which keeps the interpreter's lock until the program has begun.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._took: dict[str, list[float]] = {"collecting garbage": [], "starting a program": []}
+        gc.callbacks.append(self._collects)
+        module: Any = subprocess if hasattr(subprocess, "_fork_exec") else _posixsubprocess
+        name = "_fork_exec" if module is subprocess else "fork_exec"
+        setattr(module, name, self._timed(getattr(module, name)))
+
+    def _collects(self, phase: str, _: Any) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+        else:
+            self._took["collecting garbage"].append(time.perf_counter() - self._began)
+
+    def _timed(self, fork_exec: Callable[..., int]) -> Callable[..., int]:
+        def timed(*args: Any) -> int:
+            began = time.perf_counter()
+            try:
+                return fork_exec(*args)
+            finally:
+                self._took["starting a program"].append(time.perf_counter() - began)
+
+        return timed
+
+    def begin(self) -> None:
+        """Forget what was."""
+        for took in self._took.values():
+            took.clear()
+
+    def told(self) -> dict[str, dict[str, float]]:
+        """Return how often each was, milliseconds of the longest, and of all together."""
+        return {
+            what: {"times": len(took), "longest": max(took, default=0.0) * 1000, "all": sum(took) * 1000}
+            for what, took in self._took.items()
         }
 
 

@@ -10,6 +10,7 @@ from targets import Row, shown
 __all__ = ["growth", "holders", "table"]
 
 HEADS = ("", "floor", "local", "ours", "beside", "target", "", "last time")
+_BEATS = {"the server's loop": "late", "a bystander's": "late, bystander"}
 _MET = {True: "met", False: "MISSED", None: ""}
 
 
@@ -58,13 +59,27 @@ def holders(load: Mapping[str, Any]) -> Iterator[str]:
     for way, counts in load.items():
         for count, each in counts.items():
             for thread, loop in each["loops"].items():
-                turn, callback = loop["longest turn"], loop["callback that computed most"]
-                of = ", ".join(f"{owner} {ms:.0f} ms" for owner, ms in turn["of"].items() if ms >= 1)
+                longest, most = loop["longest turn"], loop["turn that computed most"]
+                callback = loop["callback that computed most"]
                 yield (
-                    f"{way}, {count} starting, {thread}: longest turn {turn['ms']:.0f} ms"
-                    f" (of which computed: {of or 'nothing'}), {loop['turns over 20 ms']} over 20 ms;"
-                    f" longest callback {callback['ms']:.1f} ms: {callback['name']} of {callback['of']}"
+                    f"{way}, {count} starting, {thread}: {loop['turns over 20 ms']} turns over 20 ms;"
+                    f" the longest {longest['ms']:.0f} ms, of which computed: {_parts(longest)};"
+                    f" most computed in one {most['ms']:.0f} ms: {_parts(most)};"
+                    f" in one callback {callback['ms']:.1f} ms: {callback['name']} of {callback['of']}"
                 )
+            held = (
+                f"{what} {hold['times']} times, up to {hold['longest']:.0f} ms"
+                for what, hold in each["all threads"].items()
+            )
+            yield f"{way}, {count} starting, all threads: {'; '.join(held)}"
+            late = (
+                f"{who} {each[key]['99 %']:.0f} ms, {each[key]['most']:.0f} ms at most" for who, key in _BEATS.items()
+            )
+            yield f"{way}, {count} starting, lateness of 99 %: {'; '.join(late)}"
+
+
+def _parts(turn: Mapping[str, Any]) -> str:
+    return ", ".join(f"{owner} {ms:.0f} ms" for owner, ms in turn["of"].items() if ms >= 1) or "nothing"
 
 
 def _columns(lines: Sequence[Sequence[str]]) -> str:

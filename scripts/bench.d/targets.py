@@ -163,7 +163,9 @@ def _load(found: Mapping[str, Any]) -> Iterator[Row]:
         return _alone("load", what, unit, mine, bound, local=other)
 
     yield row("memory of the server for each", "memory per kernel", "MiB", 2.0**19)
-    yield row("the server's computing", "idle cores", "% of a core", 0.01)
+    # that of local ones is jupyter_client's own: it looks every three seconds whether each is alive
+    cores = {name: each[many]["idle cores"] for name, each in (("ours", ours), ("local", local)) if many in each}
+    yield _beside("load", f"{many} idle kernels: the server's computing", "% of a core", cores, "local", plus=0.01)
     yield row("open files of the server for each", "files per kernel", "")
     if str(AT_ONCE) in ours and str(AT_ONCE) in local:
         yield from _stalls(ours[str(AT_ONCE)], local[str(AT_ONCE)])
