@@ -8,6 +8,7 @@ from pathlib import Path
 import slurm_provisioner
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.append(str(Path(__file__).parents[1] / "scripts" / "bench.d"))  # how measured values are written
 
 project = "slurm_provisioner"
 version = release = slurm_provisioner.__version__

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import command_text
 import config_text
 import error_text
+import performance_text
+import planning_text
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -23,6 +25,12 @@ _PARTS: dict[str, Callable[..., str]] = {
     "exit-codes": command_text.exit_codes,
     "limits": config_text.limits_of_a_site,
     "login-host": config_text.login_host,
+    "performance": performance_text.rows,
+    "performance-growth": performance_text.growth,
+    "performance-hops": performance_text.hops,
+    "performance-machine": performance_text.machine,
+    "planning": planning_text.load,
+    "planning-assumptions": planning_text.assumptions,
     "refused-options": config_text.refused_options,
     "refusals": error_text.refusals,
     "site": config_text.site,
@@ -42,6 +50,7 @@ class Generated(SphinxDirective):
         """Return what the part's text becomes."""
         for path in (*Path(slurm_provisioner.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("*.py")):
             self.env.note_dependency(str(path))
+        self.env.note_dependency(str(performance_text.RESULTS))
         lines = [line for line in self.content if line.strip()]
         text = _PARTS[self.arguments[0]](*([lines] if lines else []))
         return self.parse_text_to_nodes(text, allow_section_headings=True)

@@ -21,7 +21,7 @@ def describe() -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         "CPU": model[1] if model else platform.machine(),
         "memory, GiB": round(memory / 2**30),
-        "kernel": platform.release(),
+        "Linux": ".".join(platform.release().split(".")[:2]),
         "Python": platform.python_version(),
         "Slurm": slurm,
         **{name: version(name) for name in ("jupyter_client", "ipykernel", "pyzmq", "slurm_provisioner")},

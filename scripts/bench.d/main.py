@@ -21,6 +21,8 @@ from telling import progress
 
 PARTS = ("one", "load", "queued", "deaths", "import", "ssh")
 HERE = Path(__file__).parent
+#: Seconds for which fewer than the most kernels idle, at most; local ones half as long.
+IDLE = 30.0
 
 
 def one(options: argparse.Namespace) -> Any:
@@ -38,12 +40,10 @@ def load(options: argparse.Namespace) -> Any:
         print(f"Not measured: {count} kernels at a time. This cluster has {room} idle CPUs, and each takes one.")
     found: dict[str, Any] = {"slurm": {}, "local": {}}
     for count in fitting:
-        for way, idle in (
-            ("local", options.idle / 4),
-            ("slurm", options.idle if count == max(fitting) else options.idle / 2),
-        ):
+        idle = options.idle if count == max(fitting) else min(options.idle, IDLE)
+        for way, seconds in (("local", min(idle, IDLE / 2)), ("slurm", idle)):
             progress(f"{count} kernels at a time: {way}")
-            found[way][str(count)] = load.measure(way, count, idle)
+            found[way][str(count)] = load.measure(way, count, seconds)
     progress("")
     return found
 
@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--kernels", type=lambda words: [int(word) for word in words.split(",")], default=[1, 10, 50, 200], help=text
     )
-    text = "seconds for which the most kernels idle; fewer do half as long (default: %(default)s)"
+    text = "seconds for which the most kernels idle; fewer do up to 30 (default: %(default)s)"
     parser.add_argument("--idle", type=float, default=60.0, help=text)
     parser.add_argument(
         "--queue", type=float, default=150.0, help="seconds for which jobs queue (default: %(default)s)"

@@ -1,18 +1,27 @@
-"""A network that is far away: a port of this machine that passes on to another, each byte later by a known time."""
+"""A network that is far away: a port of this machine that passes on to another, each byte later by a known time.
+
+    python3 relay.py PORT DELAY
+
+Prints the port that it listens on, and ends with its standard input. It is a process of its own: a network takes no
+turns with those who use it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import threading
+import subprocess
+import sys
 import time
 
 __all__ = ["Relay", "round_trip"]
 
+TRIPS = 20
+
 
 class Relay:
-    """Listens on `port`, on a thread of its own, until `stop`.
+    """Listens on `port` until `stop`.
 
     Parameters
     ----------
@@ -23,70 +32,68 @@ class Relay:
     """
 
     def __init__(self, target: int, delay: float) -> None:
-        self._target, self._delay = target, delay
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-
-    async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        for each in (writer, back):
-            each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        delivery = asyncio.ensure_future(self._deliver(under_way, writer))
-        with contextlib.suppress(OSError):
-            while data := await reader.read(2**16):
-                under_way.put_nowait((self._loop.time() + self._delay, data))
-        under_way.put_nowait((self._loop.time() + self._delay, b""))
-        await delivery
-
-    async def _deliver(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                due, data = await under_way.get()
-                await asyncio.sleep(due - self._loop.time())
-                if not data:
-                    break
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        argv = [sys.executable, __file__, str(target), str(delay)]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
         """Take no more connections, and lose those that there are."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _end(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._process.communicate()
 
 
 def round_trip(delay: float) -> float:
     """Measure how long a byte takes there and back: the delay twice, and what this machine adds."""
-    echo = socket.create_server(("127.0.0.1", 0))
-    relay = Relay(echo.getsockname()[1], delay)
-    with socket.create_connection(("127.0.0.1", relay.port)) as near:
-        far, _ = echo.accept()
-        took = []
-        for _ in range(10):
-            began = time.perf_counter()
-            near.sendall(b"x")
-            far.sendall(far.recv(1))
-            near.recv(1)
-            took.append(time.perf_counter() - began)
-    relay.stop()
-    echo.close()
+    took = []
+    with socket.create_server(("127.0.0.1", 0)) as echo:
+        relay = Relay(echo.getsockname()[1], delay)
+        with socket.create_connection(("127.0.0.1", relay.port)) as near:
+            far, _ = echo.accept()
+            for _ in range(TRIPS):
+                began = time.perf_counter()
+                near.sendall(b"x")
+                far.sendall(far.recv(1))
+                near.recv(1)
+                took.append(time.perf_counter() - began)
+            far.close()
+        relay.stop()
     return sorted(took)[len(took) // 2]
+
+
+async def _serve(target: int, delay: float) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", target)
+        for each in (writer, back):
+            each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.gather(carry(reader, back), carry(there, writer))
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        delivery = asyncio.ensure_future(deliver(under_way, writer))
+        data = b"x"
+        while data:
+            data = b""
+            with contextlib.suppress(OSError):
+                data = await reader.read(2**16)
+            under_way.put_nowait((loop.time() + delay, data))
+        await delivery
+
+    async def deliver(under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        data = b"x"
+        with contextlib.suppress(OSError):
+            while data:
+                due, data = await under_way.get()
+                await asyncio.sleep(due - loop.time())
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from targets import Row, shown
+from targets import Row
+from units import shown
 
 __all__ = ["growth", "holders", "table"]
 

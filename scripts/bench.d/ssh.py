@@ -131,7 +131,7 @@ def measure(rounds: int) -> dict[str, Any]:
             progress(f"the first kernel by {name}")
             first[name] = stack.enter_context(kept(login.stanza(name)))
         far = [FarSlurm(name, login.stanza(name)) for name in TRANSPORTS]
-        subjects = [floor, Slurm(), *far]
+        subjects = [Bare(), floor, Slurm(), *far]
         go_through(subjects, 1, one_round)
         samples = go_through(subjects, rounds, one_round)
     found: dict[str, Any] = {

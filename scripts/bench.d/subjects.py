@@ -18,7 +18,7 @@ from jupyter_client.manager import KernelManager
 __all__ = ["PORTS", "Bare", "Local", "Slurm", "connected", "queued"]
 
 RESOURCES = {"time": "20", "mem": "1G", "cpus_per_task": 1}
-ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
