@@ -35,9 +35,9 @@ def results() -> dict[str, Any]:
 def machine() -> str:
     """Return what it was measured on, and how the parts were called."""
     found = results()
-    described = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+    described = "; ".join(f"{name}: {value}" for name, value in found["machine"].items())
     trip = found["measured"]["ssh"]["round trip"]
-    return f"Measured on: {described}. A round trip by SSH takes {shown(trip, 'ms')}."
+    return f"It was measured on this machine: {described}. The network's round trip by SSH was {shown(trip, 'ms')}."
 
 
 def rows() -> str:

@@ -13,8 +13,8 @@ from slurm_provisioner.watcher import LINKED_INTERVAL, QUEUED_INTERVAL
 __all__ = ["assumptions", "load"]
 
 USERS, LOGIN_NODES = 5000, 20
-#: Of the users, who work at the same time; of these, who have a job in the queue.
-AT_ONCE, WAITING = 0.2, 0.1
+#: Per cent of the users who work at the same time; of these, per cent who have a job in the queue.
+AT_ONCE, WAITING = 20, 10
 #: Kernels of each who works, and how many of them are started in an hour.
 KERNELS, STARTS = 2, 1
 
@@ -22,9 +22,9 @@ KERNELS, STARTS = 2, 1
 def assumptions() -> str:
     """Return what is assumed of the people."""
     return (
-        f"{USERS:,} users and {LOGIN_NODES} login nodes; {AT_ONCE:.0%} of the users work at the same time, each with a"
+        f"{USERS:,} users and {LOGIN_NODES} login nodes; {AT_ONCE} % of the users work at the same time, each with a"
         f" Jupyter server of their own and {KERNELS} kernels, of which {STARTS} is started anew in an hour;"
-        f" {WAITING:.0%} of them have a job that waits in the queue. Multiply for others: all grows in proportion."
+        f" {WAITING} % of them have a job that waits in the queue. Multiply for others: all grows in proportion."
     )
 
 
@@ -32,8 +32,8 @@ def load() -> str:
     """Return what that makes, for the whole centre and for a login node."""
     measured = results()["measured"]["load"]["slurm"]
     one, many = measured["1"], measured[max(measured, key=int)]
-    servers = USERS * AT_ONCE
-    kernels, waiting, starts = servers * KERNELS, servers * WAITING, servers * STARTS / 60
+    servers = USERS * AT_ONCE / 100
+    kernels, waiting, starts = servers * KERNELS, servers * WAITING / 100, servers * STARTS / 60
 
     asks = one["calls of a squeue"]
     polls = servers / (LINKED_INTERVAL / 60) + waiting / (QUEUED_INTERVAL / 60)

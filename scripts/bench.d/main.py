@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,9 +109,13 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     before = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").exists() else {}
-    began, measured = time.monotonic(), {}
+    began, measured, failed = time.monotonic(), {}, []
     for part in options.parts or PARTS:
-        measured[part] = MEASURES[part](options)
+        try:
+            measured[part] = MEASURES[part](options)
+        except Exception:  # the others are worth their minutes
+            traceback.print_exc()
+            failed.append(part)
     found = rows(measured)
     print(report.table(found, before))
     if "load" in measured:
@@ -121,22 +127,24 @@ def main() -> None:
         print(json.dumps(rounded(measured), indent=1))
     if options.save:
         save(measured, options, before)
+    if failed:
+        sys.exit(f"Not measured, as something went wrong, see above: {', '.join(failed)}.")
 
 
 def save(measured: dict[str, Any], options: argparse.Namespace, before: dict[str, Any]) -> None:
     """Write results and plots; what was not measured now stays as it was."""
     given = {name: getattr(options, name) for name in ("rounds", "heavy", "kernels", "idle", "queue")}
-    measured = {**before.get("measured", {}), **rounded(measured)}
+    everything = {**before.get("measured", {}), **rounded(measured)}
     document = {
         "machine": describe(),
-        "options": {**before.get("options", {}), **dict.fromkeys(options.parts or PARTS, given)},
-        "measured": measured,
-        "rows": [rounded(row.json()) for row in rows(measured)],
+        "options": {**before.get("options", {}), **dict.fromkeys(measured, given)},
+        "measured": everything,
+        "rows": [rounded(row.json()) for row in rows(everything)],
     }
     new = HERE / "new"
     new.mkdir()
     (new / "results.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    for name, picture in plots.pictures(measured).items():
+    for name, picture in plots.pictures(everything).items():
         (new / f"{name}.svg").write_text(picture)
 
 

@@ -6,6 +6,7 @@ Rounds go through the ways in turn, so that the machine's moods meet all of them
 from __future__ import annotations
 
 import functools
+import queue
 import statistics
 import time
 from collections import defaultdict
@@ -33,6 +34,8 @@ def began(pid):
 print(began(os.getpid()), began({first_process}))
 """
 ROUND_TRIPS = 30
+#: Seconds for a cell to begin in a kernel that has nothing to do.
+BEGUN = 5.0
 
 #: By row and way.
 Samples = dict[str, dict[str, list[float]]]
@@ -56,16 +59,28 @@ def said(client: BlockingKernelClient, code: str) -> str:
     return "".join(printed)
 
 
-def interrupted(subject: Any, client: BlockingKernelClient, code: str) -> float:
-    """Seconds from the interrupt to the reply of the cell."""
-    request = client.execute(f"print('go', flush=True)\n{code}")
-    while client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
-        pass
+def interrupted(
+    subject: Any, client: BlockingKernelClient, code: str, lost: Callable[[], None] = lambda: None
+) -> float:
+    """Seconds from the interrupt to the reply of the cell; `lost` is called for each cell that was never begun."""
+    while (request := begun(client, f"print('go', flush=True)\n{code}")) is None:
+        lost()
     began = time.perf_counter()
     subject.interrupt()
     while client.get_shell_msg(timeout=30)["parent_header"].get("msg_id") != request:
         pass
     return time.perf_counter() - began
+
+
+def begun(client: BlockingKernelClient, code: str) -> str | None:
+    """Return the request of a cell that has printed; None if it does not, as a late signal may hit ipykernel itself."""
+    request: str = client.execute(code)
+    try:
+        while client.get_iopub_msg(timeout=BEGUN)["msg_type"] != "stream":
+            pass
+    except queue.Empty:
+        return None
+    return request
 
 
 def hops(subject: Any, client: BlockingKernelClient, began: float, result: float) -> dict[str, float]:
@@ -75,6 +90,7 @@ def hops(subject: Any, client: BlockingKernelClient, began: float, result: float
     )
     marks = subject.marks()
     if not subject.first_process:
+        process = max(process, began)  # which is told in hundredths
         return {"until the kernel's process": process - began, "from its process to the result": result - process}
     submitted = marks.pop("sbatch has answered")
     found = {
@@ -115,8 +131,9 @@ def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool
         at = time.perf_counter()
         run(client, LARGE_OUTPUT)
         record("display data", 200 / (time.perf_counter() - at))
-    record("interrupt, sleeping cell", interrupted(subject, client, "import time; time.sleep(60)"))
-    record("interrupt, busy cell", interrupted(subject, client, "while True: pass"))
+    lost = functools.partial(record, "cells lost", 1)
+    record("interrupt, sleeping cell", interrupted(subject, client, "import time; time.sleep(60)", lost))
+    record("interrupt, busy cell", interrupted(subject, client, "while True: pass", lost))
     if isinstance(subject, Local):
         at = time.perf_counter()
         subject.restart()
@@ -165,6 +182,7 @@ def measure(rounds: int, heavy: int) -> dict[str, dict[str, float]]:
     found = {row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()}
     for what in ("start without Slurm's wait", "start_kernel returns"):
         found[f"{what}, slowest"] = {name: max(values) for name, values in samples[what].items()}
+    found["cells lost"] = {name: len(samples["cells lost"][name]) for name in found["start to first result"]}
     #: Of a process that has loaded nothing yet.
     found["start_kernel returns, the first"] = {
         name: values[0] for name, values in first["start_kernel returns"].items()
