@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
-from one import said
+from one import begun, said
 from subjects import Local, Slurm
 from telling import progress
 
@@ -67,9 +67,8 @@ def noticed(subject: Local, harm: Callable[[Victim], None], after: Callable[[Vic
         if host != socket.gethostname():
             return None
         victim = Victim(int(pid), int(supervisor), job_id)
-        request = client.execute("import time; print('go', flush=True); time.sleep(600)")
-        while client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
-            pass
+        request = begun(client, "import time; print('go', flush=True); time.sleep(600)")
+        assert request is not None, "a new kernel runs its second cell"
         began = time.perf_counter()
         harm(victim)
         while time.perf_counter() - began < PATIENCE and subject.manager.is_alive() and not told(client, request):

@@ -17,7 +17,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from subjects import Bare, Local, Slurm, queued
 from telling import progress
 
-__all__ = ["Samples", "go_through", "interrupted", "measure", "run", "said"]
+__all__ = ["Samples", "begun", "go_through", "interrupted", "measure", "run", "said"]
 
 LARGE_OUTPUT = """
 from IPython.display import display
@@ -34,8 +34,9 @@ def began(pid):
 print(began(os.getpid()), began({first_process}))
 """
 ROUND_TRIPS = 30
-#: Seconds for a cell to begin in a kernel that has nothing to do.
+#: Seconds for a cell to begin, or to end once it is interrupted, in a kernel that has nothing else to do.
 BEGUN = 5.0
+TRIES = 4
 
 #: By row and way.
 Samples = dict[str, dict[str, list[float]]]
@@ -62,25 +63,44 @@ def said(client: BlockingKernelClient, code: str) -> str:
 def interrupted(
     subject: Any, client: BlockingKernelClient, code: str, lost: Callable[[], None] = lambda: None
 ) -> float:
-    """Seconds from the interrupt to the reply of the cell; `lost` is called for each cell that was never begun."""
-    while (request := begun(client, f"print('go', flush=True)\n{code}")) is None:
+    """Seconds from the interrupt to the reply of the cell.
+
+    ipykernel ignores a signal, or loses a cell, that comes at a bad moment: `lost` is called, and another tried.
+    """
+    for _ in range(TRIES):
+        request = begun(client, f"print('go', flush=True)\n{code}")
+        began = time.perf_counter()
+        if request is not None:
+            subject.interrupt()
+            if replied(client, request):
+                return time.perf_counter() - began
         lost()
-    began = time.perf_counter()
-    subject.interrupt()
-    while client.get_shell_msg(timeout=30)["parent_header"].get("msg_id") != request:
-        pass
-    return time.perf_counter() - began
+        subject.interrupt()
+        if request is not None:
+            replied(client, request)
+    raise RuntimeError(f"{subject.name}: in {TRIES} tries no cell was interrupted; its last request was {request}.")
+
+
+def replied(client: BlockingKernelClient, request: str) -> bool:
+    """Whether a cell ends soon."""
+    try:
+        while client.get_shell_msg(timeout=BEGUN)["parent_header"].get("msg_id") != request:
+            pass
+    except queue.Empty:
+        return False
+    return True
 
 
 def begun(client: BlockingKernelClient, code: str) -> str | None:
-    """Return the request of a cell that has printed; None if it does not, as a late signal may hit ipykernel itself."""
+    """Return the request of a cell once it has printed; None if it does not."""
     request: str = client.execute(code)
     try:
-        while client.get_iopub_msg(timeout=BEGUN)["msg_type"] != "stream":
-            pass
+        while True:
+            msg = client.get_iopub_msg(timeout=BEGUN)
+            if msg["msg_type"] == "stream" and msg["parent_header"].get("msg_id") == request:
+                return request
     except queue.Empty:
         return None
-    return request
 
 
 def hops(subject: Any, client: BlockingKernelClient, began: float, result: float) -> dict[str, float]:

@@ -124,7 +124,7 @@ def _one(found: Mapping[str, Any]) -> Iterator[Row]:
         yield row("200 MB of display data", "display data", "MB/s", "local", factor=0.8, least=True)
     yield row("interrupt, sleeping cell", "interrupt, sleeping cell", "ms", "local", plus=0.050)
     yield row("interrupt, busy cell", "interrupt, busy cell", "ms", "local", plus=0.050)
-    yield row("cells lost, as the interrupt before came late", "cells lost", "")
+    yield row("cells or interrupts that ipykernel lost", "cells lost", "")
     yield row("restart in place to first result", "restart to first result", "s", "local", factor=1.15)
     ending = {name: found["shutdown returns"][name] for name in ("local", "ours")}
     yield _beside("one", "shutdown returns", "s", ending, "local", plus=0.3)
