@@ -23,6 +23,7 @@ _PARTS = {
     "ssh": "By SSH, over a network that is made slow",
 }
 _MET = {True: "✓", False: "**missed**", None: ""}
+_HEADS = ("", "floor", "local", "ours", "beside", "to reach", "")
 _HOP = "hop: "
 
 
@@ -55,7 +56,9 @@ def rows() -> str:
             for each in results()["rows"]
             if each["part"] == part
         ]
-        parts += [f"### {title}", table(["", "floor", "local", "ours", "beside", "to reach", ""], lines)]
+        kept = [at for at in range(len(_HEADS)) if any(line[at] for line in lines)]
+        cells = [[line[at] for at in kept] for line in (_HEADS, *lines)]
+        parts += [f"### {title}", table(cells[0], cells[1:])]
     return "\n\n".join(parts)
 
 
