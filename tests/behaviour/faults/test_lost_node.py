@@ -104,7 +104,9 @@ def lost(kernelspec, hands, monkeypatch, tmp_path):
                 cut_link(kernel, network)
                 assert cell.errors == []
                 await cell.shows(f"no connection to {node} since")
-                await asyncio.to_thread(hands.scontrol, "update", f"NodeName={node}", "State=DOWN", "Reason=cut off")
+                for state in ("DRAIN", "DOWN"):  # a late answer of its daemon would take back the last alone
+                    update = f"NodeName={node}", f"State={state}", "Reason=cut off"
+                    await asyncio.to_thread(hands.scontrol, "update", *update)
                 yield Lost(kernel, cell, path, network.undo)
 
     return lost
