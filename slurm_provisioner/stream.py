@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 __all__ = ["CHANNELS", "END", "Stream"]
 
@@ -118,14 +118,6 @@ class Stream(asyncio.Transport):
             self._taken -= sum(map(len, self._unsent))
             self._unsent.clear()
         self.close()
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return who speaks."""
-        return self._protocol
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Have another one speak."""
-        self._protocol = cast(asyncio.Protocol, protocol)
 
     def _lose(self) -> None:
         if self._lost:

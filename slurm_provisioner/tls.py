@@ -182,10 +182,6 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
         """Go on."""
         self._raw.resume_reading()
 
-    def is_reading(self) -> bool:
-        """Whether anything is taken."""
-        return self._raw.is_reading()
-
     def get_write_buffer_size(self) -> int:
         """Return the bytes that wait to be sent."""
         return self._raw.get_write_buffer_size()
@@ -198,11 +194,3 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
         """Return something about the connection."""
         found = {"sslcontext": self._tls.context, "ssl_object": self._tls}.get(name)
         return found if found is not None else self._raw.get_extra_info(name, default)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return who speaks."""
-        return self._protocol
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Have another one speak."""
-        self._protocol = cast(asyncio.Protocol, protocol)

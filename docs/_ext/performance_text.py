@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config_text import table
+from growth import GROWTH, growth_lines
 from units import shown
 
 __all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows"]
@@ -75,27 +76,4 @@ def hops() -> str:
 
 def growth() -> str:
     """Return how a server with ever more kernels does."""
-    lines = []
-    for way, words in (("slurm", "in jobs"), ("local", "local")):
-        for count, each in results()["measured"]["load"][way].items():
-            lines.append(
-                [
-                    f"{count} {words}",
-                    shown(each["answered"]["last"], "s"),
-                    shown(each["memory per kernel"], "MiB"),
-                    shown(each["idle cores"], "% of a core"),
-                    f"{each['files per kernel']:.0f}",
-                    str(sum(each["idle programs"].values())),
-                    shown(each["shutdown of all"], "s"),
-                ]
-            )
-    heads = [
-        "kernels",
-        "last result",
-        "memory for each",
-        "idle",
-        "open files for each",
-        "commands while idle",
-        "all shut down",
-    ]
-    return table(heads, lines)
+    return table(GROWTH, growth_lines(results()["measured"]["load"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from growth import GROWTH, growth_lines
 from targets import Row
 from units import shown
 
@@ -37,22 +38,7 @@ def _difference(row: Row, then: Mapping[str, Any] | None) -> str:
 
 def growth(load: Mapping[str, Any]) -> str:
     """Return how a server with ever more kernels does, ours beside local ones."""
-    lines = [
-        ("kernels", "last answers after", "memory for each", "computing while idle", "files for each", "all shut down")
-    ]
-    for way, words in (("slurm", ""), ("local", " local")):
-        for count, each in load[way].items():
-            lines.append(
-                (
-                    f"{count}{words}",
-                    shown(each["answered"]["last"], "s"),
-                    shown(each["memory per kernel"], "MiB"),
-                    shown(each["idle cores"], "% of a core"),
-                    f"{each['files per kernel']:.1f}",
-                    shown(each["shutdown of all"], "s"),
-                )
-            )
-    return _columns(lines)
+    return _columns([GROWTH, *growth_lines(load)])
 
 
 def holders(load: Mapping[str, Any]) -> Iterator[str]:
