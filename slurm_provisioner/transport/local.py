@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import getpass
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
 from . import Account, Completed, Node, Route, too_slow
 from .children import end
+from .scout import Scouts
 
 __all__ = ["LocalTransport"]
 
@@ -25,12 +25,12 @@ KILL_TIMEOUT = 2.0
 # As the supervisor does on its side: silence and pauses in seconds, probes, milliseconds unanswered.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 75_000}
 
-#: Seconds between two looks for a file: quick while somebody waits at the screen, never later than 0.25 s.
-_FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.02, 0.25, 1.05
-
 
 class LocalTransport:
     """Commands and connections made by this process itself."""
+
+    def __init__(self) -> None:
+        self._scouts = Scouts()
 
     async def account(self) -> Account:
         """Return who runs this process."""
@@ -69,17 +69,9 @@ class LocalTransport:
             stderr=stderr.decode(errors="replace"),
         )
 
-    async def news(self, directory: str, names: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
+    def news(self, directory: str, names: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Look again and again, in a worker thread: a hanging file system must not stop the loop."""
-        known = dict.fromkeys(names, b"")
-        pause = _FIRST_LOOK
-        while True:
-            for name, content in await asyncio.to_thread(_news, directory, known):
-                known[name] = content
-                pause = _FIRST_LOOK
-                yield name, content
-            await asyncio.sleep(pause)
-            pause = min(pause * _GROWTH, _LAST_LOOK)
+        return self._scouts.news(directory, names)
 
     def route(self, node: Node, host: str, port: int) -> Route:  # noqa: ARG002  (the network knows the way)
         """Return the way by TCP, whatever address family the host has."""
@@ -141,18 +133,3 @@ def _keep_alive(sock: socket.socket) -> None:
     for name, value in _KEEP_ALIVE.items():
         if (option := getattr(socket, name, None)) is not None:  # Linux has them all
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _news(directory: str, known: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
-    # Listing the folder makes an NFS client ask the server; opening a name that it believes missing does not.
-    try:
-        present = set(os.listdir(directory))  # noqa: PTH208  (names are all that is wanted)
-    except OSError:
-        return []
-    news = []
-    for name in known.keys() & present:
-        with contextlib.suppress(OSError):
-            content = (Path(directory) / name).read_bytes()
-            if content and content != known[name]:
-                news.append((name, content))
-    return news

@@ -57,6 +57,7 @@ LAYERS = [
         "transport.forward",
         "transport.login",
         "transport.remote",
+        "transport.scout",
         "transport.sessions",
     },
     {"transport"},
