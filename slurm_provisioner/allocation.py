@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 import signal
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -21,7 +22,7 @@ from . import batch, explain
 from .arrival import Arrival, await_supervisor
 from .cluster import Cluster
 from .config import KernelConfig
-from .credentials import Identity, make_identity
+from .credentials import Identity, client_context, make_identity
 from .errors import (
     CommandError,
     ConfigError,
@@ -88,7 +89,8 @@ class Allocation:
         self._kernel_id = kernel_id
         self._log = log
         self._nonce = secrets.token_hex(16)
-        self._ours, self._theirs = make_identity("server"), make_identity("supervisor")
+        self._ours: Identity
+        self._theirs: Identity
         self._target: Target | None = None
         self._submitting: asyncio.Future[None] | None = None
         self._watch: Watch | None = None
@@ -151,6 +153,7 @@ class Allocation:
         self._spawn(self._cluster.prune(batch.expand_home(self._config.state_dir, self._home)))
 
     async def _submit(self, command: KernelCommand, delay: float) -> None:
+        self._ours, self._theirs = await asyncio.to_thread(_make_identities)
         account = await self._cluster.transport.account()
         slurm = self._cluster.slurm
         launch = Launch(
@@ -189,12 +192,13 @@ class Allocation:
             files.cancel()
 
     async def _find_supervisor(self) -> None:
+        context = await self._context()  # there is time for it now
         arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
         self.record.node = arrival.node.name
         self._does(STARTING)
         self.arrival, self.arrived_at = arrival, time.time()
         self._found.set()
-        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, self._theirs.certificate))
+        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, context))
 
     def _does(self, step: str) -> None:
         self.record.stage = step
@@ -207,9 +211,11 @@ class Allocation:
             if self._watch is not None:
                 self._watch.begins()
 
-    def _at(self, node: Node, hosts: tuple[str, ...], port: int, certificate: str) -> Target:
-        sign_of_life = min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE)
-        return Target(node, hosts, port, self._ours, certificate, sign_of_life)
+    async def _context(self) -> ssl.SSLContext:
+        return await asyncio.to_thread(client_context, self._ours, self._theirs.certificate)
+
+    def _at(self, node: Node, hosts: tuple[str, ...], port: int, context: ssl.SSLContext) -> Target:
+        return Target(node, hosts, port, context, min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE))
 
     def _attach(self, target: Target) -> None:
         self._target = target
@@ -260,7 +266,7 @@ class Allocation:
             "port": self._target.port,
             "certificate": self._ours.certificate,
             "private_key": self._ours.private_key,
-            "peer_certificate": self._target.peer_certificate,
+            "peer_certificate": self._theirs.certificate,
         }
 
     async def adopt(self, info: Mapping[str, Any]) -> None:
@@ -278,10 +284,10 @@ class Allocation:
                 setattr(self.record, name, str(info[name]))
             self.run_dir, self._home = str(info["run_dir"]), str(info["home"])
             self._ours = Identity(str(info["certificate"]), str(info["private_key"]))
+            self._theirs = Identity(str(info["peer_certificate"]), "")
             node = Node(self.record.node, tuple(map(str, info["ssh_host_keys"])))
             hosts, port = tuple(map(str, info["hosts"])), int(info["port"])
-            target = self._at(node, hosts, port, str(info["peer_certificate"]))
-            self._attach(target)
+            self._attach(self._at(node, hosts, port, await self._context()))
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"This does not identify the job of a kernel: {error!r}.") from error
         self.record.started.set()
@@ -533,3 +539,7 @@ class Allocation:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("Unexpected error with job %s", self.record.job_id, exc_info=error)
+
+
+def _make_identities() -> tuple[Identity, Identity]:
+    return make_identity("server"), make_identity("supervisor")

@@ -25,7 +25,7 @@ import asyncio
 import itertools
 import secrets
 import struct
-from typing import cast
+from typing import Any, cast
 
 from .stream import END, Stream
 
@@ -120,7 +120,7 @@ class Carrier(asyncio.Protocol):
         #: Whether it may be written to.
         self.writable = True
         self._stream: Stream | None = None  # whose frame this is
-        self._head = bytearray()
+        self._head = b""
         self._left = 0
         self._untold: set[Stream] = set()  # that had something
         self._timer: asyncio.TimerHandle | None = None
@@ -143,25 +143,33 @@ class Carrier(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take frames."""
         self.answered = True
-        rest = memoryview(data)
-        while rest:
-            wanted = self._left or HEADER.size - len(self._head)
-            part, rest = rest[:wanted], rest[wanted:]
+        at, size = 0, len(data)
+        while at < size:
             if self._left:
+                part = data[at : at + self._left]
+                at += len(part)
                 self._left -= len(part)
                 if self._stream is not None:
-                    self._stream.take(bytes(part))
+                    self._stream.take(part)
                     self._untold.add(self._stream)
-                continue
-            self._head += part
-            if len(self._head) == HEADER.size:
-                number, _, _, total, arrived, length = HEADER.unpack(self._head)
-                self._head.clear()
-                self._left = 0 if length == END else length
-                self._stream = self._streams.get(number)  # what still comes for one that is over is dropped
-                if self._stream is not None:
-                    self._stream.heard(total, arrived, length)
+            elif not self._head and size - at >= HEADER.size:
+                self._hear(HEADER.unpack_from(data, at))
+                at += HEADER.size
+            else:
+                part = data[at : at + HEADER.size - len(self._head)]
+                at += len(part)
+                self._head += part
+                if len(self._head) == HEADER.size:
+                    self._hear(HEADER.unpack(self._head))
+                    self._head = b""
         self._acknowledge()
+
+    def _hear(self, header: tuple[Any, ...]) -> None:
+        number, _, _, total, arrived, length = header
+        self._left = 0 if length == END else length
+        self._stream = self._streams.get(number)  # what still comes for one that is over is dropped
+        if self._stream is not None:
+            self._stream.heard(total, arrived, length)
 
     def _acknowledge(self) -> None:
         """Tell how much was received: at once if it is much, else soon."""

@@ -68,10 +68,11 @@ LOG_BYTES = 64 * 1024  # read at most, from the end of the job's log
 HELD_BYTES = 16 * 1024 * 1024  # said by the kernel while the server side is away, then it has to wait
 AHEAD_BYTES = 2 * 1024 * 1024  # the same while it is not, until it has passed them on
 ACK_BYTES = 256 * 1024  # received, then the server side is told at once
+READ_BYTES = 64 * 1024  # from a socket; for asyncio's 256 KiB memory is mapped each time, which takes up to 0.1 ms
+TLS_BYTES = 32 * 1024  # pass through TLS at a time: its buffers keep the size that they once had
 WRITE_BYTES = 256 * 1024  # waiting to be written, then what they come from is paused
 END = 2**32 - 1  # in place of a number of bytes: there will be no more
 GREETING, HEADER = ("!8sI", 12), ("!IB?QQI", 26)  # of a TLS connection that carries streams, of a frame on it
-SMALL_BYTES = 16 * 1024  # in a frame, then it is copied for one write in place of two
 LINE_BYTES = 1024 * 1024  # a command on the supervisor channel
 BACKLOG_BYTES = 4 * 1024 * 1024  # unread events and answers, then the channel is dropped
 SOCKET_PATH_BYTES = 107  # sun_path of a unix socket is shorter
@@ -737,6 +738,7 @@ class Stream(Protocol):
     def connection_made(self, transport: Transport) -> None:
         """Begin, if somebody is still there."""
         self.transport = transport
+        transport.max_size = READ_BYTES
         transport.set_write_buffer_limits(WRITE_BYTES)
         for data in self.early:
             transport.write(data)
@@ -886,8 +888,6 @@ class Carrier(Protocol):
 
     Parameters
     ----------
-    writer : asyncio.StreamWriter
-        The connection, which would be closed with the object.
     join : callable
         Called with this and the fields of the greeting; returns the server side, or None if it comes late.
     begin : callable
@@ -896,12 +896,9 @@ class Carrier(Protocol):
 
     def __init__(
         self,
-        writer: Writer,
         join: Callable[["Carrier", bytes, int], Optional[Side]],
         begin: Callable[[Side, str, int], Stream],
     ) -> None:
-        self.writer = writer
-        self.transport: Transport = writer.transport
         self.join = join
         self.begin = begin
         self.side: Optional[Side] = None
@@ -911,15 +908,16 @@ class Carrier(Protocol):
         self.head = bytearray()
         self.stream: Optional[Stream] = None  # whose frame this is
         self.left = 0
-        self.transport.set_write_buffer_limits(WRITE_BYTES)
+
+    def connection_made(self, transport: Transport) -> None:
+        """Wait for the greeting."""
+        self.transport = transport
+        transport.set_write_buffer_limits(WRITE_BYTES)
 
     def send(self, number: int, received: int, passed: int, length: int, data: bytes) -> None:
         """Send a frame."""
         header = struct.pack(HEADER[0], number, 0, False, received, passed, length)
-        if len(data) <= SMALL_BYTES:
-            self.transport.write(header + data)
-        else:
-            self.transport.writelines([header, data])
+        self.transport.write(header + data)
 
     def data_received(self, data: bytes) -> None:
         """Take a greeting, and frames."""
@@ -1159,21 +1157,186 @@ def withdraw(run_dir: str, nonce: str) -> None:
             os.unlink(os.path.join(run_dir, "login-host"))
 
 
-def is_lost(writer: Writer) -> bool:
-    """Whether a TLS connection is no more; before Python 3.11, is_closing does not tell."""
-    return writer.transport.is_closing() or writer.get_extra_info("socket") is None
+class TLS(Protocol):
+    """TLS on a connection: the protocol of its transport, and the transport of the protocol that speaks by it.
 
+    It is made like the server side's, see `tls.py`. asyncio's own takes longer for a message, and 512 KiB for itself.
 
-async def close(writer: Writer) -> None:
-    """Flush and close a connection; by force, where the peer does not take the rest in time."""
-    if is_lost(writer):  # Python 3.11 breaks what is closed twice
-        return
-    end = writer.get_extra_info("socket")
-    try:
-        writer.close()
-        await until(lambda: end.fileno() < 0, FLUSH_SECONDS)  # wait_closed is new in 3.7
-    finally:
-        writer.transport.abort()
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        Where it lives.
+    context : ssl.SSLContext
+        What we show and accept.
+    accept : callable
+        Called with this after the handshake; returns the protocol that speaks, None if none shall.
+    refuse : callable
+        Called with the error when what comes is not what we accept.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        context: Context,
+        accept: Callable[["TLS"], Optional[Protocol]],
+        refuse: Callable[[Exception], None],
+    ) -> None:
+        self.loop = loop
+        self.accept = accept
+        self.refuse = refuse
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        self.up = self.closing = False
+        self.protocol: Optional[Protocol] = None
+        self.gone: asyncio.Future[None] = loop.create_future()
+
+    # The protocol of the connection
+
+    def connection_made(self, transport: Transport) -> None:
+        """Wait for the handshake."""
+        self.raw = transport
+        transport.max_size = READ_BYTES
+        self.patience = self.loop.call_later(HANDSHAKE_SECONDS, self.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes."""
+        rest = memoryview(data)
+        said: List[bytes] = []
+        trouble = None
+        try:
+            while rest and not self.raw.is_closing():
+                piece, rest = rest[:TLS_BYTES], rest[TLS_BYTES:]
+                self.incoming.write(piece)
+                self.proceed(said)
+        except (ssl.SSLError, ValueError) as error:  # of a certificate that is not right, before Python 3.7
+            trouble = error
+        self.hear(said)
+        self.flush()  # a stranger is told why
+        if trouble:
+            self.fail(trouble)
+
+    def proceed(self, said: List[bytes]) -> None:
+        """Shake hands, or add to what was said."""
+        try:
+            if not self.up:
+                self.tls.do_handshake()
+                self.up = True
+                self.patience.cancel()
+                self.flush()
+                self.protocol = self.accept(self)
+                if self.protocol:
+                    transport: Any = self
+                    self.protocol.connection_made(transport)
+                else:
+                    self.close()
+            while self.incoming.pending or self.tls.pending():
+                data = self.tls.read(TLS_BYTES)
+                if not data:  # the peer has said goodbye, and waits for ours
+                    self.hear(said)
+                    self.close()
+                    self.raw.close()
+                    return
+                if not self.closing:
+                    said.append(data)
+        except ssl.SSLWantReadError:
+            pass
+
+    def hear(self, said: List[bytes]) -> None:
+        """Pass on what was said, at once: it comes in records of a few KiB."""
+        if said and self.protocol:
+            data = b"".join(said)
+            said.clear()
+            self.protocol.data_received(data)
+
+    def flush(self) -> None:
+        """Send what TLS has to say."""
+        if self.outgoing.pending and not self.raw.is_closing():
+            self.raw.write(self.outgoing.read())
+
+    def fail(self, error: Exception) -> None:
+        """Close a connection that is broken, or a stranger's."""
+        self.closing = True
+        self.raw.close()
+        self.refuse(error)
+
+    def eof_received(self) -> None:
+        """Have the connection closed."""
+
+    def pause_writing(self) -> None:
+        """Tell who speaks."""
+        if self.protocol:
+            self.protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Tell who speaks."""
+        if self.protocol:
+            self.protocol.resume_writing()
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        """Tell who speaks."""
+        self.closing = True
+        self.patience.cancel()
+        self.gone.set_result(None)
+        if self.protocol:
+            self.protocol.connection_lost(error)
+
+    # The transport of who speaks
+
+    def write(self, data: bytes) -> None:
+        """Send some bytes."""
+        rest = memoryview(data)
+        pieces = []
+        try:
+            while rest and not self.closing:
+                piece, rest = rest[:TLS_BYTES], rest[TLS_BYTES:]
+                self.tls.write(piece)
+                pieces.append(self.outgoing.read())
+        except ssl.SSLError as error:
+            self.fail(error)
+        if pieces and not self.raw.is_closing():
+            self.raw.write(b"".join(pieces))
+
+    def close(self) -> None:
+        """Say goodbye after all that was said, and close once the peer has, too; by force, where it does not in time.
+
+        A socket that is closed before all is read that still comes for it would lose the peer what it has not read.
+        """
+        if not self.closing:
+            self.closing = True
+            with suppress(ssl.SSLError):  # it has not said goodbye itself
+                self.tls.unwrap()
+            self.flush()
+            self.patience = self.loop.call_later(FLUSH_SECONDS, self.abort)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.closing = True
+        self.raw.abort()
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self.closing
+
+    def pause_reading(self) -> None:
+        """Take nothing for a while."""
+        self.raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        self.raw.resume_reading()
+
+    def get_write_buffer_size(self) -> int:
+        """Count the bytes that wait to be sent."""
+        size: int = self.raw.get_write_buffer_size()
+        return size
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Set with how many of them who speaks is told to pause."""
+        self.raw.set_write_buffer_limits(high)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Tell something about the connection."""
+        return self.tls.context if name == "sslcontext" else self.raw.get_extra_info(name, default)
 
 
 class Port:
@@ -1186,14 +1349,14 @@ class Port:
     converse : callable
         Called with a reader and a writer for each supervisor channel of the peer; it ends with the coroutine.
     carry : callable
-        Called with the writer of each connection of the peer for the kernel; returns what is to be its protocol.
+        Called for each connection of the peer for the kernel; returns what is to be its protocol.
     """
 
     def __init__(
         self,
         loop: Loop,
         converse: Callable[[Reader, Writer], Coroutine[Any, Any, None]],
-        carry: Callable[[Writer], Carrier],
+        carry: Callable[[], Carrier],
     ) -> None:
         self.loop = loop
         self.converse = converse
@@ -1208,30 +1371,39 @@ class Port:
         context = tls_context(request, private)
         self.peer = ssl.PEM_cert_to_DER_cert(request.peer_certificate)
         listener = listening_socket(address, request.port_range)
-        limit: Json = {"ssl_handshake_timeout": HANDSHAKE_SECONDS} if sys.version_info >= (3, 7) else {}
-        self.server = await asyncio.start_server(self.accept, sock=listener, ssl=context, limit=LINE_BYTES, **limit)
+        accept = self.accept, self.refuse
+        self.server = await self.loop.create_server(lambda: TLS(self.loop, context, *accept), sock=listener)
         number: int = listener.getsockname()[1]
         return number
 
-    def accept(self, reader: Reader, writer: Writer) -> None:
-        """Take a connection after its handshake."""
-        tls = writer.get_extra_info("ssl_object")
-        # the peer itself, nobody whom it may have signed
-        channel = tls.selected_alpn_protocol() if tls.getpeercert(True) == self.peer else None
+    def accept(self, connection: TLS) -> Optional[Protocol]:
+        """Take a connection after its handshake, if it is the peer's: not that of somebody whom it may have signed."""
+        channel = connection.tls.selected_alpn_protocol() if connection.tls.getpeercert(True) == self.peer else None
         if channel == "kernel":
-            writer.transport.set_protocol(self.carry(writer))
-        else:
-            self.spawn(self.handle(channel, reader, writer))
+            return self.carry()
+        if channel == "supervisor":
+            reader = asyncio.StreamReader(limit=LINE_BYTES, loop=self.loop)
+            return asyncio.StreamReaderProtocol(reader, self.begin_to_converse, loop=self.loop)
+        return None
 
-    async def handle(self, channel: Optional[str], reader: Reader, writer: Writer) -> None:
-        """See a supervisor channel to its end; that of anything else is now."""
+    def refuse(self, error: Exception) -> None:
+        """Say that a connection was not let in, or broken."""
+        self.on_trouble(self.loop, {"message": "a connection was closed", "exception": error})
+
+    def begin_to_converse(self, reader: Reader, writer: Writer) -> None:
+        """See a supervisor channel to its end."""
+        self.spawn(self.handle(reader, writer))
+
+    async def handle(self, reader: Reader, writer: Writer) -> None:
+        """Converse, and close the connection."""
         try:
-            if channel:
-                await self.converse(reader, writer)
+            await self.converse(reader, writer)
         except OSError:
             pass  # the peer is gone
         finally:
-            await close(writer)
+            writer.close()
+            connection: Any = writer.transport
+            await connection.gone
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> Task:
         """Run a coroutine beside the others."""
@@ -1263,7 +1435,7 @@ class Port:
 
 def send(writer: Writer, message: Json) -> None:
     """Send a line on a supervisor channel, unless the peer has left too many unread: then it is dropped."""
-    if is_lost(writer):
+    if writer.transport.is_closing():
         return
     if writer.transport.get_write_buffer_size() > BACKLOG_BYTES:
         writer.transport.abort()
@@ -1309,7 +1481,7 @@ class Supervisor:
         self.request = request
         self.private = private
         self.kernel = kernel
-        self.port = Port(loop, self.converse, lambda writer: Carrier(writer, self.join, self.begin_stream))
+        self.port = Port(loop, self.converse, lambda: Carrier(self.join, self.begin_stream))
         self.sides: Dict[bytes, Side] = {}
         self.channels: Set[asyncio.StreamWriter] = set()  # to the server side's supervisor channels
         self.exited: Json = {}  # how the kernel ended, if it has

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from . import tls
 from .carrier import Carrier, Streams
-from .credentials import Identity, client_context
 from .errors import LinkError, LoginHostError, RefusedError
 from .loop import first, within
 from .transport import Node, Route, Transport
@@ -52,10 +51,8 @@ class Target:
         Its addresses, any of which may be the one that can be reached.
     port : int
         Its TLS port.
-    identity : Identity
-        What we show.
-    peer_certificate : str
-        The one certificate we accept, PEM.
+    context : ssl.SSLContext
+        What we show, and the one certificate that we accept.
     sign_of_life : float
         Seconds between two signs of life that keep its lease.
     """
@@ -63,8 +60,7 @@ class Target:
     node: Node
     hosts: tuple[str, ...]
     port: int
-    identity: Identity
-    peer_certificate: str
+    context: ssl.SSLContext
     sign_of_life: float
 
 
@@ -96,7 +92,6 @@ class Link:
         self._target: Target | None = None
         self._host: str | None = None
         self._routes: dict[str, Route] = {}
-        self._context: ssl.SSLContext | None = None
         self._detached = asyncio.Event()
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
@@ -129,8 +124,8 @@ class Link:
             await asyncio.sleep(pause)
 
     async def _dial(self, host: str, channel: str, protocol: asyncio.Protocol) -> asyncio.Transport:
-        context, route = self._context, self._routes[host]
-        assert context is not None
+        assert self._target is not None
+        context, route = self._target.context, self._routes[host]
 
         async def connect() -> asyncio.Transport:
             return await tls.connect(await route.connect(), context, channel, protocol)
@@ -143,7 +138,6 @@ class Link:
         self._target = target
         self._routes = {host: self._transport.route(target.node, host, target.port) for host in target.hosts}
         self.lost_in_silence, self.last_sent = False, 0.0
-        self._context = client_context(target.identity, target.peer_certificate)
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
 
@@ -154,7 +148,6 @@ class Link:
         for route in self._routes.values():
             route.close()
         self._routes = {}
-        self._context = None
         for task in filter(None, (self._keeper, self._carrying)):
             task.cancel()
         self._keeper = self._carrying = None

@@ -13,6 +13,7 @@ What the contract asks beyond its docstrings (read in jupyter_client 8, `manager
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -105,7 +106,7 @@ class SlurmProvisioner(KernelProvisionerBase):
         ConfigError
             The kernelspec's config, an override or a site setting cannot be used.
         """
-        # Imported with the first kernel: listing kernelspecs must not pay for pydantic.
+        await _load()
         from .config import KernelConfig, overrides_from_env  # noqa: PLC0415
 
         kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
@@ -327,6 +328,7 @@ class SlurmProvisioner(KernelProvisionerBase):
         ConfigError
             That is no such description.
         """
+        await _load()
         from .config import KernelConfig  # noqa: PLC0415
 
         await super().load_provisioner_info(provisioner_info)
@@ -342,6 +344,11 @@ class SlurmProvisioner(KernelProvisionerBase):
             raise
         self._running = True
         self._connect({**self.connection_info, **endpoints})
+
+
+async def _load() -> None:
+    """Import with the first kernel what listing kernelspecs must not pay for, and do not hold the server's loop up."""
+    await asyncio.to_thread(importlib.import_module, f"{__package__}.job")
 
 
 def _give_back(job: KernelJob) -> None:

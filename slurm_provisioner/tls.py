@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
+from .loop import read_pieces
+
 __all__ = ["connect"]
 
 #: Bytes that pass through TLS at a time: its buffers keep the size that they once had.
@@ -69,17 +71,29 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._raw = cast(asyncio.Transport, transport)
-        self._proceed()
+        read_pieces(transport)
+        self._proceed([])
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; nothing any more, once we have said goodbye."""
         rest = memoryview(data)
-        while rest and not self._closing:
-            piece, rest = rest[:_PIECE], rest[_PIECE:]
-            self._incoming.write(piece)
-            self._proceed()
+        said: list[bytes] = []
+        try:
+            while rest and not self._closing:
+                piece, rest = rest[:_PIECE], rest[_PIECE:]
+                self._incoming.write(piece)
+                self._proceed(said)
+        except ssl.SSLError as error:
+            self._hear(said)
+            self._flush()  # it is told why
+            self._fail(error)
+        else:
+            self._hear(said)
+            self._flush()
 
-    def _proceed(self) -> None:
+    def _proceed(self, said: list[bytes]) -> None:
+        """Shake hands, or add to what was said."""
         try:
             if not self.is_up.done():
                 self._tls.do_handshake()
@@ -87,16 +101,20 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
                 self._flush()
                 self._protocol.connection_made(self)
             while not self._closing and (self._incoming.pending or self._tls.pending()):
-                if not (data := self._tls.read(_PIECE)):
-                    self.close()  # the other side has
+                if data := self._tls.read(_PIECE):
+                    said.append(data)
                 else:
-                    self._protocol.data_received(data)
-            self._flush()
+                    self._hear(said)
+                    self.close()  # the other side has
         except ssl.SSLWantReadError:
-            self._flush()
-        except ssl.SSLError as error:
-            self._flush()  # it is told why
-            self._fail(error)
+            pass
+
+    def _hear(self, said: list[bytes]) -> None:
+        """Pass on what was said, at once: each of the records that it came in has a few KiB."""
+        if said:
+            data = b"".join(said)
+            said.clear()
+            self._protocol.data_received(data)
 
     def _fail(self, error: OSError) -> None:
         if not self.is_up.done():

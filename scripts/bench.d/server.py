@@ -18,7 +18,14 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 __all__ = ["Server", "first_result"]
 
 _ARGV = [sys.executable, str(Path(__file__).with_name("tiny_kernel.py")), "{connection_file}"]
-_RESOURCES = {"time": "60", "mem": "100M", "cpus_per_task": 1, "job_name": "bench"}
+#: Jobs have machines of their own elsewhere; here they give way to the server, which is measured.
+_RESOURCES = {
+    "time": "60",
+    "mem": "100M",
+    "cpus_per_task": 1,
+    "job_name": "bench",
+    "prologue": "renice -n 19 -p $$ > /dev/null",
+}
 #: Seconds until the last of many kernels has answered.
 PATIENCE = 300
 

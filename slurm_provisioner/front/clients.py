@@ -78,7 +78,7 @@ class _Socket:
         if self._held:
             peer.hold(True)
 
-    def received(self, peer: Peer, message: list[bytes]) -> None:
+    def received(self, peer: Peer, message: bytes) -> None:
         """Take what it says."""
         raise NotImplementedError
 
@@ -128,9 +128,9 @@ class Router(_Socket):
             former.abort()
         self._by_name[peer.identity] = peer
 
-    def received(self, peer: Peer, message: list[bytes]) -> None:
+    def received(self, peer: Peer, message: bytes) -> None:
         """Pass on what a client says."""
-        self._take([peer.identity, *message])
+        self._take([peer.identity, *zmtp.unpack(message)])
 
     def send(self, frames: Frames) -> None:
         """Send a message to the client that its first frame names, if that is still there."""
@@ -174,9 +174,9 @@ class Publisher(_Socket):
     def _patience(self) -> int:
         return BACKLOG_BYTES
 
-    def publish(self, frames: Frames) -> None:
-        """Send a message to all that want it."""
-        message, topic = zmtp.pack(frames), frames[0]
+    def publish(self, message: bytes) -> None:
+        """Send a packed message to all that want it."""
+        topic = zmtp.first(message)
         for peer, topics in list(self._topics.items()):
             if any(topic.startswith(each) for each in topics):
                 peer.send(message)
@@ -186,9 +186,10 @@ class Publisher(_Socket):
         super().is_ready(peer)
         self._topics[peer] = []
 
-    def received(self, peer: Peer, message: list[bytes]) -> None:
+    def received(self, peer: Peer, message: bytes) -> None:
         """Take what a client wants to hear, or no longer wants to."""
-        (what, topic), topics = (message[0][:1], message[0][1:]), self._topics[peer]
+        said, topics = zmtp.first(message), self._topics[peer]
+        what, topic = said[:1], said[1:]
         if what == b"\1":
             topics.append(topic)
             self._subscribed(topic)

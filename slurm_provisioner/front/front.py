@@ -13,7 +13,7 @@ from ..errors import SlurmProvisionerError
 from ..folder import private_folder
 from ..loop import to_the_end
 from ..stream import CHANNELS
-from . import notice
+from . import notice, zmtp
 from .clients import Publisher, Router
 from .kernel import Connect, KernelSide
 from .messages import Codec
@@ -187,11 +187,13 @@ class Front:
         else:
             self._routers[channel].send(frames)
 
-    def _from_kernel(self, channel: str, frames: Frames) -> None:
-        if channel == "hb" or (channel in ("iopub", "stdin") and self._standin.state is State.RUNNING):
-            self._to_clients(channel, frames)
+    def _from_kernel(self, channel: str, message: bytes) -> None:
+        if channel == "iopub" and self._standin.state is State.RUNNING:
+            self._publisher.publish(message)
+        elif channel == "hb" or (channel == "stdin" and self._standin.state is State.RUNNING):
+            self._routers[channel].send(zmtp.unpack(message))
         else:
-            self._hear(self._standin.from_kernel, channel, frames)
+            self._hear(self._standin.from_kernel, channel, zmtp.unpack(message))
 
     def _hear(self, handle: Callable[[str, Frames], None], channel: str, frames: Frames) -> None:
         try:
@@ -208,7 +210,7 @@ class Front:
 
     def _to_clients(self, channel: str, frames: Frames) -> None:
         if channel == "iopub":
-            self._publisher.publish(frames)
+            self._publisher.publish(zmtp.pack(frames))
         else:
             self._routers[channel].send(frames)
 

@@ -32,12 +32,12 @@ class KernelSide:
     Parameters
     ----------
     received : callable
-        Called with the channel and the frames of each message.
+        Called with the channel of each message, and the message, packed as it came.
     slow : callable
         Called with a channel, and whether the kernel takes no more by it for now.
     """
 
-    def __init__(self, received: Callable[[str, Frames], None], slow: Callable[[str, bool], None]) -> None:
+    def __init__(self, received: Callable[[str, bytes], None], slow: Callable[[str, bool], None]) -> None:
         self._received = received
         self._slow = slow
         self._connect: Connect | None = None
@@ -65,7 +65,7 @@ class KernelSide:
 
     def _dial(self, channel: str) -> None:
         name = b"" if channel == "iopub" else self._name
-        peer = self._peers[channel] = Peer(_KINDS[channel], _Channel(self, channel), identity=name, waiting=WAITING)
+        peer = self._peers[channel] = Peer(_KINDS[channel], self, label=channel, identity=name, waiting=WAITING)
         assert self._connect is not None
         self._connect(channel, peer)
 
@@ -111,29 +111,38 @@ class KernelSide:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._silent.wait(), seconds)
 
-    def is_ready(self, channel: str) -> None:
+    # The owner of the connections
+
+    def is_ready(self, peer: Peer) -> None:
         """Have the kernel's ear."""
+        channel = peer.label
         self._pauses[channel] = RECONNECT_FIRST
         if channel == "iopub":
-            self._peers[channel].send_frames([b"\1"])  # all of it
+            peer.send_frames([b"\1"])  # all of it
         early, self._early[channel] = self._early[channel], []
-        self.slow(channel, False)
+        self.resumed(peer)
         for frames in early:
             self.send(channel, frames)
         if self._probe is not None:
             self.probe(self._probe)
 
-    def received(self, channel: str, message: Frames) -> None:
+    def received(self, peer: Peer, message: bytes) -> None:
         """Take what it says."""
-        self._received(channel, message)
+        self._received(peer.label, message)
 
-    def slow(self, channel: str, whether: bool) -> None:
-        """Have clients wait for it, or no longer."""
-        (self._full.add if whether else self._full.discard)(channel)
-        self._slow(channel, whether)
+    def paused(self, peer: Peer) -> None:
+        """Have clients wait for it."""
+        self._full.add(peer.label)
+        self._slow(peer.label, True)
 
-    def lost(self, channel: str) -> None:
+    def resumed(self, peer: Peer) -> None:
+        """Have them wait no longer."""
+        self._full.discard(peer.label)
+        self._slow(peer.label, False)
+
+    def lost(self, peer: Peer) -> None:
         """Come back, as ZeroMQ's sockets do."""
+        channel = peer.label
         self._full.discard(channel)
         self._speaking.discard(channel)
         if not self._speaking:
@@ -141,26 +150,3 @@ class KernelSide:
         pause = self._pauses[channel]
         self._pauses[channel] = min(2 * pause, RECONNECT_LAST)
         self._redials[channel] = asyncio.get_running_loop().call_later(pause, partial(self._dial, channel))
-
-
-class _Channel:
-    """A socket that goes to the kernel."""
-
-    def __init__(self, side: KernelSide, channel: str) -> None:
-        self._side = side
-        self._channel = channel
-
-    def is_ready(self, peer: Peer) -> None:  # noqa: ARG002
-        self._side.is_ready(self._channel)
-
-    def received(self, peer: Peer, message: list[bytes]) -> None:  # noqa: ARG002
-        self._side.received(self._channel, message)
-
-    def paused(self, peer: Peer) -> None:  # noqa: ARG002
-        self._side.slow(self._channel, True)
-
-    def resumed(self, peer: Peer) -> None:  # noqa: ARG002
-        self._side.slow(self._channel, False)
-
-    def lost(self, peer: Peer) -> None:  # noqa: ARG002
-        self._side.lost(self._channel)

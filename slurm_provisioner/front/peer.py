@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Protocol, cast
 
+from ..loop import read_pieces
 from . import zmtp
 from .zmtp import Command, Decoder, Frames, ProtocolError
 
@@ -31,8 +32,8 @@ class Owner(Protocol):
     def is_ready(self, peer: Peer) -> None:
         """Take the news that messages can be sent."""
 
-    def received(self, peer: Peer, message: list[bytes]) -> None:
-        """Take a message."""
+    def received(self, peer: Peer, message: bytes) -> None:
+        """Take a message, packed as it came."""
 
     def paused(self, peer: Peer) -> None:
         """Take the news that the other side is slow: what is sent to it piles up."""
@@ -53,15 +54,18 @@ class Peer(asyncio.Protocol):
         The type of our socket.
     owner : Owner
         Who wants to know.
+    label : str
+        What the owner calls it.
     identity : bytes
         The name that our socket goes by.
     waiting : int
         Bytes that wait for the other side before it counts as slow.
     """
 
-    def __init__(self, kind: str, owner: Owner, *, identity: bytes = b"", waiting: int) -> None:
+    def __init__(self, kind: str, owner: Owner, *, label: str = "", identity: bytes = b"", waiting: int) -> None:
         self._kind = kind
         self._owner: Owner | None = owner
+        self.label = label
         self._ours = identity
         self._waiting = waiting
         self._decoder = Decoder()
@@ -120,6 +124,7 @@ class Peer(asyncio.Protocol):
         if self._owner is None:
             self._transport.abort()
             return
+        read_pieces(transport)
         self._transport.set_write_buffer_limits(high=self._waiting)
         self._transport.write(zmtp.GREETING + zmtp.ready(self._kind, self._ours))
         self._patience = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self.abort)
@@ -147,7 +152,7 @@ class Peer(asyncio.Protocol):
         elif command.name == b"PING":
             self.send(zmtp.pong(command))
         elif command.name in (b"SUBSCRIBE", b"CANCEL"):  # as of ZMTP 3.1, though we greeted with 3.0
-            self._owner.received(self, [bytes([command.name == b"SUBSCRIBE"]) + command.body])
+            self._owner.received(self, zmtp.pack([bytes([command.name == b"SUBSCRIBE"]) + command.body]))
 
     def _shake_hands(self, command: Command) -> None:
         if command.name != b"READY":

@@ -117,16 +117,17 @@ class StandIn:
 
     def from_client(self, channel: str, frames: Frames) -> None:
         """Take what a client sent."""
+        if running := self.state is State.RUNNING:
+            self._to_kernel(channel, frames)  # it has a look of its own at the signature; ours can wait
         message = self._codec.read(frames)
         if message is None:
             log.warning("A message on the %s channel was dropped: its signature is wrong.", channel)
-        elif self.state is State.RUNNING:
-            self._pass_on(channel, message, Request.of(channel, message, self._codec))
+        elif running:
+            self._note(Request.of(channel, message, self._codec))
         elif channel != "stdin":  # nobody asked
             self._answer(message, Request.of(channel, message, self._codec))
 
-    def _pass_on(self, channel: str, message: Message, request: Request) -> None:
-        self._to_kernel(channel, message.frames)
+    def _note(self, request: Request) -> None:
         self._ledger.note(request)
         if self._lost:
             self._show(first_of_each([request]), self._lost)
@@ -203,7 +204,8 @@ class StandIn:
         self.state, self._due = State.RUNNING, None
         held = self._take_held()
         for channel, message, request in held:
-            self._pass_on(channel, message, request)
+            self._to_kernel(channel, message.frames)
+            self._note(request)
         if not any(request.executes for _, _, request in held):
             self._status("idle")
         self._listener.up(self._info)

@@ -7,10 +7,10 @@ which a server has ten for each of its kernels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["GREETING", "Command", "Decoder", "Frames", "ProtocolError", "pack", "pong", "ready"]
+__all__ = ["GREETING", "Command", "Decoder", "Frames", "ProtocolError", "first", "pack", "pong", "ready", "unpack"]
 
 #: A message.
 Frames = Sequence[bytes]
@@ -22,6 +22,8 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 _SHORT_BYTES = 255
 #: Bytes of a command at most: they are few.
 _COMMAND_BYTES = 2**16
+#: Bytes of a message's first frames up to which they are looked at again when more of it has come.
+_SHORT_BEGINNING = 2**12
 
 
 class ProtocolError(Exception):
@@ -96,17 +98,38 @@ def pack(frames: Frames) -> bytes:
     return b"".join(pieces)
 
 
+def unpack(message: bytes) -> list[bytes]:
+    """Return the frames of a message, as they came over a connection."""
+    frames, end = [], 0
+    while end < len(message):
+        _, start, end = _frame(message, end)
+        frames.append(message[start:end])
+    return frames
+
+
+def first(message: bytes) -> bytes:
+    """Return the first frame of a message, as it came over a connection."""
+    _, start, end = _frame(message, 0)
+    return message[start:end]
+
+
+def _frame(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the flags of a frame whose head is there, and where its body begins and ends."""
+    start = at + (9 if data[at] & _LONG else 2)
+    return data[at], start, start + int.from_bytes(data[at + 1 : start], "big")
+
+
 class Decoder:
     """Takes what comes by one connection apart."""
 
     def __init__(self) -> None:
         self._greeted = False
-        self._pieces: list[bytes] = []
+        self._begun: list[bytes] = []  # whole frames of a message that is not whole
+        self._pieces: list[bytes] = []  # and what came after those
         self._missing = len(GREETING)
-        self._frames: list[bytes] = []
 
-    def feed(self, data: bytes) -> Iterator[Command | list[bytes]]:
-        """Take some bytes; yield the commands and messages that are whole now.
+    def feed(self, data: bytes) -> Iterator[Command | bytes]:
+        """Take some bytes; yield the commands that are whole now, and the messages, packed as they came.
 
         Raises
         ------
@@ -119,39 +142,43 @@ class Decoder:
             return
         data = b"".join(self._pieces) if len(self._pieces) > 1 else data
         self._pieces.clear()
-        at = 0
+        begin = at = 0
         if not self._greeted:
             _check(data)
-            self._greeted, at = True, len(GREETING)
-        for flags, start, end in self._whole_frames(data, at):
-            body, at = data[start:end], end
-            if flags & _COMMAND:
-                yield Command(body[1 : 1 + body[0]], body[1 + body[0] :])
-                continue
-            self._frames.append(body)
-            if not flags & _MORE:
-                message, self._frames = self._frames, []
-                yield message
-        if at < len(data):
-            self._pieces.append(data[at:] if at else data)
-
-    def _whole_frames(self, data: bytes, at: int) -> Iterable[tuple[int, int, int]]:
-        """Yield the flags of each whole frame, and where its body begins and ends; note what the next one lacks."""
-        length = len(data)
+            self._greeted, begin = True, len(GREETING)
+            at = begin
         while True:
-            long = at < length and data[at] & _LONG
-            start = at + (9 if long else 2)
-            if start > length:
-                self._missing = start - length
-                return
-            flags, end = data[at], start + int.from_bytes(data[at + 1 : start], "big")
-            if flags & _COMMAND and not 1 < end - start <= _COMMAND_BYTES:
-                raise ProtocolError(f"a command of {end - start} bytes")
-            if end > length:
-                self._missing = end - length
-                return
-            yield flags, start, end
-            at = end
+            long = at < len(data) and data[at] & _LONG
+            start = end = at + (9 if long else 2)
+            if start <= len(data):
+                end += int.from_bytes(data[at + 1 : start], "big")
+                if data[at] & _COMMAND and not 1 < end - start <= _COMMAND_BYTES:
+                    raise ProtocolError(f"a command of {end - start} bytes")
+            if end > len(data):
+                self._missing = end - len(data)
+                break
+            if data[at] & _COMMAND:
+                name_end = start + 1 + data[start]
+                yield Command(data[start + 1 : name_end], data[name_end:end])
+                data = data[begin:at] + data[end:]  # it may come amid a message
+                begin, at = 0, at - begin
+            elif data[at] & _MORE:
+                at = end
+            else:
+                yield self._whole_message(data[begin:end])
+                begin = at = end
+        if at - begin > _SHORT_BEGINNING:
+            self._begun.append(data[begin:at])
+            begin = at
+        if begin < len(data):
+            self._pieces.append(data[begin:])
+
+    def _whole_message(self, rest: bytes) -> bytes:
+        if not self._begun:
+            return rest
+        message = b"".join((*self._begun, rest))
+        self._begun.clear()
+        return message
 
 
 def _check(greeting: bytes) -> None:

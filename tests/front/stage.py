@@ -20,6 +20,7 @@ class Stage:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Read, State]] = []
         self.forwarded: list[tuple[str, Read]] = []
+        self.noise: list[tuple[str, Frames]] = []  # forwarded, though it cannot be read
         self.probes: list[Read] = []
         self.ups: list[dict[str, Any]] = []
         self.kernel = party("kernel")
@@ -30,7 +31,11 @@ class Stage:
         self.sent.append((channel, read(frames), self.standin.state))
 
     def _to_kernel(self, channel: str, frames: Frames) -> None:
-        message = read(frames)
+        try:
+            message = read(frames)
+        except (AssertionError, ValueError, TypeError):
+            self.noise.append((channel, frames))
+            return
         if message.identities == PROBE:
             assert (channel, message.kind) == ("shell", "kernel_info_request")
             self.probes.append(message)

@@ -99,7 +99,9 @@ class Stories(RuleBasedStateMachine):
         how=st.sampled_from(["stranger", "unsigned", "changed", "cut", "no delimiter", "no header", "empty"]),
     )
     def noise(self, client, channel, kind, how):
+        """Nobody answers it, and a kernel that runs is left to judge it."""
         before = len(self.stage.sent), len(self.stage.forwarded), len(self.stage.probes)
+        self.stage.noise.clear()
         frames = make(party(client), kind, {"code": "1"}, identities=[client.encode()])
         if how == "stranger":
             frames = make(party(client, b"another key"), kind, {"code": "1"}, identities=[client.encode()])
@@ -118,6 +120,7 @@ class Stories(RuleBasedStateMachine):
             frames = [b""]
         self.stage.standin.from_client(channel, frames)
         assert before == (len(self.stage.sent), len(self.stage.forwarded), len(self.stage.probes))
+        assert self.stage.noise == ([(channel, frames)] if running(self) else [])
 
     # -------------------------------------------------------------------- kernel
 

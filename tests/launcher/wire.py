@@ -13,7 +13,7 @@ from pathlib import Path
 
 from supervisors import Job
 
-from slurm_provisioner.credentials import Identity
+from slurm_provisioner.credentials import Identity, client_context
 from slurm_provisioner.link import Link, Target
 from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
@@ -129,8 +129,8 @@ class Linked:
     async def __aenter__(self) -> Linked:
         port = await self.wire.open()
         ours, theirs = self.job.credentials["server"], self.job.credentials["node"]
-        identity = Identity(ours.certificate, ours.private_key)
-        self.link.attach(Target(Node("n1"), ("127.0.0.1",), port, identity, theirs.certificate, 60), self)
+        context = client_context(Identity(ours.certificate, ours.private_key), theirs.certificate)
+        self.link.attach(Target(Node("n1"), ("127.0.0.1",), port, context, 60), self)
         await self.until(lambda: self.link.connected)
         while self.link._streams._carrier is None:  # of which nobody is told
             await asyncio.sleep(0.01)

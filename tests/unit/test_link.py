@@ -121,7 +121,7 @@ class Supervisor:
         self.streams.clear()
 
     def target(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), sign_of_life: float = 60) -> Target:
-        return Target(Node("n1"), hosts, self.port, OURS, THEIRS.certificate, sign_of_life)
+        return Target(Node("n1"), hosts, self.port, client_context(OURS, THEIRS.certificate), sign_of_life)
 
 
 class Linked:
@@ -343,7 +343,8 @@ def test_a_call_without_answer_ends(tmp_path):
 def test_letting_go_ends_calls_that_wait_for_a_connection():
     async def main():
         async with Linked() as linked:
-            linked.link.attach(Target(Node("n1"), ("127.0.0.1",), 1, OURS, THEIRS.certificate, 60), linked)
+            context = client_context(OURS, THEIRS.certificate)
+            linked.link.attach(Target(Node("n1"), ("127.0.0.1",), 1, context, 60), linked)
             call = asyncio.ensure_future(linked.link.call("status"))
             await asyncio.sleep(0.05)
             linked.link.detach()

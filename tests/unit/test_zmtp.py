@@ -15,12 +15,12 @@ messages = st.lists(st.lists(st.binary(max_size=600), min_size=1, max_size=8), m
 
 
 def decoded(data, cuts=()):
-    """What a decoder finds in bytes that come in pieces."""
+    """What a decoder finds in bytes that come in pieces: commands, and the frames of messages."""
     decoder, found = Decoder(), []
     places = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     for start, end in itertools.pairwise(places):
         found += decoder.feed(data[start:end])
-    return found
+    return [each if isinstance(each, Command) else zmtp.unpack(each) for each in found]
 
 
 @given(messages=messages, cuts=st.lists(st.integers(min_value=0), max_size=20))
@@ -40,6 +40,30 @@ def test_every_byte_may_come_alone():
 def test_a_large_frame_in_small_pieces():
     body = bytes(range(256)) * 10_000
     assert decoded(GREETING + zmtp.pack([b"topic", body]), range(0, 3_000_000, 1000)) == [[b"topic", body]]
+
+
+def test_frames_that_are_many_and_large_in_pieces():
+    frames = [bytes([number]) * 5000 for number in range(50)]
+    assert decoded(GREETING + zmtp.pack(frames) + zmtp.pack([b"end"]), range(0, 300_000, 777)) == [frames, [b"end"]]
+
+
+@given(cuts=st.lists(st.integers(min_value=0), max_size=20), size=st.sampled_from([1, 255, 10_000]))
+def test_a_command_may_come_amid_a_message(cuts, size):
+    ping = zmtp.pong(Command(b"PING", b"\0\x0acontext"))
+    packed = zmtp.pack([b"x" * size, b"y"])
+    data = GREETING + ping + packed[:-3] + ping + packed[-3:] + ping + zmtp.pack([b"z"])
+    command = Command(b"PONG", b"context")
+    found = decoded(data, cuts)
+    assert [each for each in found if each == command] == [command] * 3
+    assert [each for each in found if each != command] == [[b"x" * size, b"y"], [b"z"]]
+
+
+def test_a_message_is_passed_on_as_it_came():
+    packed = b"\3" + (1).to_bytes(8, "big") + b"a" + b"\0\1b"  # a short frame may say its length in long
+    (message,) = Decoder().feed(GREETING + packed)
+    assert message == packed
+    assert zmtp.first(message) == b"a"
+    assert zmtp.unpack(message) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 65_536])
