@@ -11,11 +11,10 @@ import asyncio
 import logging
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from . import zmtp
 from .peer import Peer
-from .zmtp import Frames
 
 __all__ = ["Publisher", "Router"]
 
@@ -78,7 +77,7 @@ class _Socket:
         if self._held:
             peer.hold(True)
 
-    def received(self, peer: Peer, message: bytes) -> None:
+    def received(self, peer: Peer, messages: list[bytes]) -> None:
         """Take what it says."""
         raise NotImplementedError
 
@@ -110,12 +109,12 @@ class Router(_Socket):
     Parameters
     ----------
     received : callable
-        Called with each message, of which the first frame is the name of its sender.
+        Called with each message, packed, of which the first frame is the name of its sender.
     """
 
     KIND = "ROUTER"
 
-    def __init__(self, received: Callable[[Frames], None]) -> None:
+    def __init__(self, received: Callable[[bytes], None]) -> None:
         super().__init__()
         self._take = received
         self._by_name: dict[bytes, Peer] = {}
@@ -128,19 +127,21 @@ class Router(_Socket):
             former.abort()
         self._by_name[peer.identity] = peer
 
-    def received(self, peer: Peer, message: bytes) -> None:
+    def received(self, peer: Peer, messages: list[bytes]) -> None:
         """Pass on what a client says."""
-        self._take([peer.identity, *zmtp.unpack(message)])
+        for message in messages:
+            self._take(zmtp.addressed(peer.identity, message))
 
-    def send(self, frames: Frames) -> None:
-        """Send a message to the client that its first frame names, if that is still there."""
-        peer = self._by_name.get(frames[0])
+    def send(self, message: bytes) -> None:
+        """Send a packed message to the client that its first frame names, if that is still there."""
+        name, rest = zmtp.split(message)
+        peer = self._by_name.get(name)
         if peer is None:
             return
         if peer.size > REPLY_BYTES:
             log.warning("A client that does not read the replies to its requests was cut off; it will come back.")
             peer.abort()
-        peer.send_frames(frames[1:])
+        peer.send(rest)
 
     def lost(self, peer: Peer) -> None:
         """Forget a client."""
@@ -174,27 +175,28 @@ class Publisher(_Socket):
     def _patience(self) -> int:
         return BACKLOG_BYTES
 
-    def publish(self, message: bytes) -> None:
-        """Send a packed message to all that want it."""
-        topic = zmtp.first(message)
+    def publish(self, messages: Sequence[bytes]) -> None:
+        """Send packed messages to all that want them."""
+        heads = [zmtp.first(message) for message in messages]
         for peer, topics in list(self._topics.items()):
-            if any(topic.startswith(each) for each in topics):
-                peer.send(message)
+            wanted = [message for message, head in zip(messages, heads, strict=True) if head.startswith(tuple(topics))]
+            peer.send(b"".join(wanted))
 
     def is_ready(self, peer: Peer) -> None:
         """Take a client, which is yet to say what it wants."""
         super().is_ready(peer)
         self._topics[peer] = []
 
-    def received(self, peer: Peer, message: bytes) -> None:
+    def received(self, peer: Peer, messages: list[bytes]) -> None:
         """Take what a client wants to hear, or no longer wants to."""
-        said, topics = zmtp.first(message), self._topics[peer]
-        what, topic = said[:1], said[1:]
-        if what == b"\1":
-            topics.append(topic)
-            self._subscribed(topic)
-        elif what == b"\0" and topic in topics:
-            topics.remove(topic)
+        topics = self._topics[peer]
+        for said in map(zmtp.first, messages):
+            what, topic = said[:1], said[1:]
+            if what == b"\1":
+                topics.append(topic)
+                self._subscribed(topic)
+            elif what == b"\0" and topic in topics:
+                topics.remove(topic)
 
     def paused(self, peer: Peer) -> None:
         """Have the others wait for a client, for a while."""

@@ -13,12 +13,11 @@ from ..errors import SlurmProvisionerError
 from ..folder import private_folder
 from ..loop import to_the_end
 from ..stream import CHANNELS
-from . import notice, zmtp
+from . import notice
 from .clients import Publisher, Router
 from .kernel import Connect, KernelSide
 from .messages import Codec
 from .standin import Listener, StandIn, State
-from .zmtp import Frames
 
 __all__ = ["Front"]
 
@@ -179,40 +178,42 @@ class Front:
 
     # ------------------------------------------------------------------- messages
 
-    def _from_client(self, channel: str, frames: Frames) -> None:
+    def _from_client(self, channel: str, message: bytes) -> None:
         if channel != "hb":
-            self._hear(self._standin.from_client, channel, frames)
+            self._hear(self._standin.from_client, channel, message)
         elif self._standin.state is State.RUNNING and not self._standin.is_lost:
-            self._kernel.send(channel, frames)
+            self._kernel.send(channel, message)
         else:
-            self._routers[channel].send(frames)
+            self._routers[channel].send(message)
 
-    def _from_kernel(self, channel: str, message: bytes) -> None:
+    def _from_kernel(self, channel: str, messages: list[bytes]) -> None:
         if channel == "iopub" and self._standin.state is State.RUNNING:
-            self._publisher.publish(message)
-        elif channel == "hb" or (channel == "stdin" and self._standin.state is State.RUNNING):
-            self._routers[channel].send(zmtp.unpack(message))
-        else:
-            self._hear(self._standin.from_kernel, channel, zmtp.unpack(message))
+            self._publisher.publish(messages)
+            return
+        for message in messages:
+            if channel == "hb" or (channel == "stdin" and self._standin.state is State.RUNNING):
+                self._routers[channel].send(message)
+            else:
+                self._hear(self._standin.from_kernel, channel, message)
 
-    def _hear(self, handle: Callable[[str, Frames], None], channel: str, frames: Frames) -> None:
+    def _hear(self, handle: Callable[[str, bytes], None], channel: str, message: bytes) -> None:
         try:
-            handle(channel, frames)
+            handle(channel, message)
         except Exception:  # those behind it are not to wait for ever
             log.exception("A message on the %s channel was dropped: unexpected error", channel)
         self._tick_when_due()
 
-    def _to_kernel(self, channel: str, frames: Frames) -> None:
+    def _to_kernel(self, channel: str, message: bytes) -> None:
         if self._standin.state is State.ATTACHING:
-            self._kernel.probe(frames)
+            self._kernel.probe(message)
         else:
-            self._kernel.send(channel, frames)
+            self._kernel.send(channel, message)
 
-    def _to_clients(self, channel: str, frames: Frames) -> None:
+    def _to_clients(self, channel: str, message: bytes) -> None:
         if channel == "iopub":
-            self._publisher.publish(zmtp.pack(frames))
+            self._publisher.publish([message])
         else:
-            self._routers[channel].send(frames)
+            self._routers[channel].send(message)
 
     def _hold_clients(self, channel: str, whether: bool) -> None:
         if channel in self._routers and (self._standin.state is State.RUNNING or not whether):

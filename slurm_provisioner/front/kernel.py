@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from . import zmtp
 from .peer import Peer
-from .zmtp import Frames
 
 __all__ = ["Connect", "KernelSide"]
 
@@ -32,20 +32,20 @@ class KernelSide:
     Parameters
     ----------
     received : callable
-        Called with the channel of each message, and the message, packed as it came.
+        Called with a channel, and messages that came by it, packed as they came.
     slow : callable
         Called with a channel, and whether the kernel takes no more by it for now.
     """
 
-    def __init__(self, received: Callable[[str, bytes], None], slow: Callable[[str, bool], None]) -> None:
+    def __init__(self, received: Callable[[str, list[bytes]], None], slow: Callable[[str, bool], None]) -> None:
         self._received = received
         self._slow = slow
         self._connect: Connect | None = None
         self._peers: dict[str, Peer] = {}
         self._redials: dict[str, asyncio.TimerHandle] = {}
         self._pauses: dict[str, float] = {}
-        self._early: dict[str, list[Frames]] = {}
-        self._probe: Frames | None = None
+        self._early: dict[str, list[bytes]] = {}
+        self._probe: bytes | None = None
         self._full: set[str] = set()
         self._speaking: set[str] = set()
         self._silent = asyncio.Event()
@@ -81,25 +81,25 @@ class KernelSide:
         self._probe = None
         self._silent.set()
 
-    def send(self, channel: str, frames: Frames) -> None:
-        """Send a message, once that can be done."""
+    def send(self, channel: str, message: bytes) -> None:
+        """Send a packed message, once that can be done."""
         peer = self._peers.get(channel)
         if peer is not None and peer.ready:
-            peer.send_frames(frames)
+            peer.send(message)
         elif peer is not None:
-            self._early[channel].append(frames)
+            self._early[channel].append(message)
             self._full.add(channel)
         if channel in self._full:
             self._slow(channel, True)
 
-    def probe(self, frames: Frames) -> None:
+    def probe(self, message: bytes) -> None:
         """Send a message on shell when its effects can be heard on iopub, unless another one comes before that."""
-        self._probe = frames
+        self._probe = message
         if "shell" not in self._full and all(
             channel in self._peers and self._peers[channel].ready for channel in _SPEAKING
         ):
             self._probe = None
-            self.send("shell", frames)
+            self.send("shell", message)
 
     def hold(self, channel: str, whether: bool) -> None:
         """Take nothing from a channel for a while, or go on."""
@@ -118,17 +118,17 @@ class KernelSide:
         channel = peer.label
         self._pauses[channel] = RECONNECT_FIRST
         if channel == "iopub":
-            peer.send_frames([b"\1"])  # all of it
+            peer.send(zmtp.pack([b"\1"]))  # all of it
         early, self._early[channel] = self._early[channel], []
         self.resumed(peer)
-        for frames in early:
-            self.send(channel, frames)
+        for message in early:
+            self.send(channel, message)
         if self._probe is not None:
             self.probe(self._probe)
 
-    def received(self, peer: Peer, message: bytes) -> None:
+    def received(self, peer: Peer, messages: list[bytes]) -> None:
         """Take what it says."""
-        self._received(peer.label, message)
+        self._received(peer.label, messages)
 
     def paused(self, peer: Peer) -> None:
         """Have clients wait for it."""

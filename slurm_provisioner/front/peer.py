@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from ..loop import read_pieces
 from . import zmtp
-from .zmtp import Command, Decoder, Frames, ProtocolError
+from .zmtp import Command, Decoder, ProtocolError
 
 __all__ = ["HANDSHAKE_TIMEOUT", "Owner", "Peer"]
 
@@ -32,8 +32,8 @@ class Owner(Protocol):
     def is_ready(self, peer: Peer) -> None:
         """Take the news that messages can be sent."""
 
-    def received(self, peer: Peer, message: bytes) -> None:
-        """Take a message, packed as it came."""
+    def received(self, peer: Peer, messages: list[bytes]) -> None:
+        """Take messages, packed as they came."""
 
     def paused(self, peer: Peer) -> None:
         """Take the news that the other side is slow: what is sent to it piles up."""
@@ -86,10 +86,6 @@ class Peer(asyncio.Protocol):
         if self.ready and self._transport is not None and not self._transport.is_closing():
             self._transport.write(message)
 
-    def send_frames(self, frames: Frames) -> None:
-        """Send a message."""
-        self.send(zmtp.pack(frames))
-
     def hold(self, whether: bool) -> None:
         """Take nothing from the other side for a while."""
         if self._transport is not None and not self._transport.is_closing():
@@ -131,28 +127,37 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the other side says."""
+        messages: list[bytes] = []
         try:
             for each in self._decoder.feed(data):
-                if self._owner is None:
-                    return
                 if isinstance(each, Command):
+                    self._pass_on(messages)
                     self._obey(each)
                 elif self.ready:
-                    self._owner.received(self, each)
-                else:
+                    messages.append(each)
+                elif self._owner is not None:
                     raise ProtocolError("a message before READY")  # noqa: TRY301
+            self._pass_on(messages)
         except ProtocolError as error:
+            self._pass_on(messages)
             log.warning("A connection to a %s socket was cut: %s.", self._kind, error)
             self.abort()
 
+    def _pass_on(self, messages: list[bytes]) -> None:
+        """Pass on together what came together."""
+        if messages and self._owner is not None:
+            self._owner.received(self, messages.copy())
+            messages.clear()
+
     def _obey(self, command: Command) -> None:
-        assert self._owner is not None
+        if self._owner is None:
+            return
         if not self.ready:
             self._shake_hands(command)
         elif command.name == b"PING":
             self.send(zmtp.pong(command))
         elif command.name in (b"SUBSCRIBE", b"CANCEL"):  # as of ZMTP 3.1, though we greeted with 3.0
-            self._owner.received(self, zmtp.pack([bytes([command.name == b"SUBSCRIBE"]) + command.body]))
+            self._owner.received(self, [zmtp.pack([bytes([command.name == b"SUBSCRIBE"]) + command.body])])
 
     def _shake_hands(self, command: Command) -> None:
         if command.name != b"READY":

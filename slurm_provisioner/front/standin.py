@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from . import notice
+from . import notice, zmtp
 from .ledger import Ledger, Request, first_of_each
 from .messages import Codec, Message
 from .notice import Failure
-from .zmtp import Frames
 
 __all__ = ["Listener", "StandIn", "State"]
 
@@ -31,6 +30,8 @@ PROBE_FIRST, PROBE_LAST = 0.05, 0.5
 #: to kernel_info, its first request. jupyter_server asks for it, too, before it opens a websocket, and waits as long as
 #: it believes in "starting".
 QUIET = 1.0
+#: Seconds after which it is noted what a kernel that runs was asked, and what it answered.
+BOOKKEEPING = 0.2
 #: What is kept for a kernel that is to come: messages, and their bytes.
 HELD_MESSAGES, HELD_BYTES = 2_000, 2**28
 
@@ -80,7 +81,7 @@ class StandIn:
     codec : Codec
         Reads and makes messages.
     to_clients, to_kernel : callable
-        Send frames by a channel.
+        Send a message by a channel, packed, with the name of whose it is in front.
     info : mapping
         The content of ``kernel_info_reply`` until the kernel itself was heard.
     listener : Listener
@@ -90,8 +91,8 @@ class StandIn:
     def __init__(
         self,
         codec: Codec,
-        to_clients: Callable[[str, Frames], None],
-        to_kernel: Callable[[str, Frames], None],
+        to_clients: Callable[[str, bytes], None],
+        to_kernel: Callable[[str, bytes], None],
         info: Mapping[str, Any],
         listener: Listener,
     ) -> None:
@@ -103,7 +104,7 @@ class StandIn:
         self.state = State.WAITING
         self._held: deque[tuple[str, Message, Request]] = deque()
         self._held_bytes = 0
-        self._ledger = Ledger()
+        self._ledger = Ledger(codec)
         self._notices: dict[str, _Notice] = {}
         self._line = ""
         self._lost = ""
@@ -115,22 +116,18 @@ class StandIn:
 
     # ----------------------------------------------------------- from clients
 
-    def from_client(self, channel: str, frames: Frames) -> None:
+    def from_client(self, channel: str, packed: bytes) -> None:
         """Take what a client sent."""
-        if running := self.state is State.RUNNING:
-            self._to_kernel(channel, frames)  # it has a look of its own at the signature; ours can wait
-        message = self._codec.read(frames)
-        if message is None:
+        if self.state is State.RUNNING:
+            self._to_kernel(channel, packed)  # which has a look of its own at the signature
+            self._ledger.asked(channel, packed)
+            self._books_are_due()
+            if self._lost:
+                self._show(self._ledger.running(), self._lost)
+        elif (message := self._codec.read(zmtp.unpack(packed))) is None:
             log.warning("A message on the %s channel was dropped: its signature is wrong.", channel)
-        elif running:
-            self._note(Request.of(channel, message, self._codec))
         elif channel != "stdin":  # nobody asked
             self._answer(message, Request.of(channel, message, self._codec))
-
-    def _note(self, request: Request) -> None:
-        self._ledger.note(request)
-        if self._lost:
-            self._show(first_of_each([request]), self._lost)
 
     def _answer(self, message: Message, request: Request) -> None:
         if message.kind == "kernel_info_request":
@@ -176,15 +173,16 @@ class StandIn:
 
     # ------------------------------------------------------------ from the kernel
 
-    def from_kernel(self, channel: str, frames: Frames) -> None:
+    def from_kernel(self, channel: str, packed: bytes) -> None:
         """Take what the kernel sent; while it runs, iopub and stdin need no look and may pass by this."""
         if self.state is State.RUNNING:
-            if frames[0] == _PROBE:  # an answer to us that came late
+            if zmtp.first(packed) == _PROBE:  # an answer to us that came late
                 return
-            self._to_clients(channel, frames)
+            self._to_clients(channel, packed)
             if channel in ("shell", "control"):
-                self._ledger.answered(self._codec.parent_id(frames))
-        elif self.state is State.ATTACHING and (message := self._codec.read(frames)) is not None:
+                self._ledger.answered(packed)
+                self._books_are_due()
+        elif self.state is State.ATTACHING and (message := self._codec.read(zmtp.unpack(packed))) is not None:
             self._probed(channel, message)
 
     def _probed(self, channel: str, message: Message) -> None:
@@ -204,8 +202,8 @@ class StandIn:
         self.state, self._due = State.RUNNING, None
         held = self._take_held()
         for channel, message, request in held:
-            self._to_kernel(channel, message.frames)
-            self._note(request)
+            self._to_kernel(channel, zmtp.pack(message.frames))
+            self._ledger.note(request)
         if not any(request.executes for _, _, request in held):
             self._status("idle")
         self._listener.up(self._info)
@@ -233,7 +231,7 @@ class StandIn:
         probe = self._codec.read(frames)
         assert probe is not None
         self._probes.add(probe.id)
-        self._to_kernel("shell", frames)
+        self._to_kernel("shell", zmtp.pack(frames))
         self._due = time.monotonic() + self._probe_pause
         self._probe_pause = min(2 * self._probe_pause, PROBE_LAST)
 
@@ -270,7 +268,8 @@ class StandIn:
         return self._ledger.take_all()
 
     def _end_with(self, requests: list[Request], why: Failure) -> None:
-        last, self._ledger.last = self._ledger.last, None
+        last = self._ledger.last
+        self._ledger.forget_last()
         if last is not None and not first_of_each(requests):
             # nobody waits for an answer: JupyterLab appends this to the cell that was run last
             self._publish("stream", {"name": "stderr", "text": why.plain + "\n"}, last.header)
@@ -330,14 +329,20 @@ class StandIn:
         if self.state in (State.WAITING, State.ENDED):
             self._due = time.monotonic() + QUIET
 
+    def _books_are_due(self) -> None:
+        if self._due is None:
+            self._due = time.monotonic() + BOOKKEEPING
+
     def tick(self) -> None:
         """Do what is due."""
         self._due = None
-        if self.state is State.ATTACHING:
+        if self.state is State.RUNNING:
+            self._ledger.settle()
+        elif self.state is State.ATTACHING:
             self._probe()
         elif self._notices:
             self._status("busy", next(iter(self._notices.values())).request.header)
-        elif self.state is not State.RUNNING:
+        else:
             self._status("starting" if self.state is State.WAITING else "idle")
 
     # ---------------------------------------------------------------- to clients
@@ -345,7 +350,8 @@ class StandIn:
     def welcome(self, topic: bytes) -> None:
         """Tell a client that its subscription is in force (Jupyter Enhancement Proposal 65)."""
         content = {"subscription": topic.decode(errors="replace")}
-        self._to_clients("iopub", self._codec.make("iopub_welcome", content, identities=[topic] if topic else []))
+        frames = self._codec.make("iopub_welcome", content, identities=[topic] if topic else [])
+        self._to_clients("iopub", zmtp.pack(frames))
 
     def _show(self, requests: list[Request], text: str) -> None:
         for request in requests:
@@ -394,11 +400,12 @@ class StandIn:
     def _reply(self, request: Request, content: Mapping[str, Any]) -> None:
         if request.kind.endswith("_request"):
             kind = request.kind.replace("_request", "_reply")
-            self._to_clients(request.channel, self._codec.make(kind, content, request.header, request.identities))
+            frames = self._codec.make(kind, content, request.header, request.identities)
+            self._to_clients(request.channel, zmtp.pack(frames))
 
     def _status(self, state: str, parent: Mapping[str, Any] | None = None) -> None:
         self._publish("status", {"execution_state": state}, parent)
 
     def _publish(self, kind: str, content: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> None:
         topic = f"kernel.{kind}".encode()
-        self._to_clients("iopub", self._codec.make(kind, content, parent, [topic]))
+        self._to_clients("iopub", zmtp.pack(self._codec.make(kind, content, parent, [topic])))

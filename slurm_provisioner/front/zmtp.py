@@ -10,7 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["GREETING", "Command", "Decoder", "Frames", "ProtocolError", "first", "pack", "pong", "ready", "unpack"]
+__all__ = [
+    "GREETING",
+    "Command",
+    "Decoder",
+    "Frames",
+    "ProtocolError",
+    "addressed",
+    "first",
+    "pack",
+    "pong",
+    "ready",
+    "split",
+    "unpack",
+]
 
 #: A message.
 Frames = Sequence[bytes]
@@ -113,6 +126,17 @@ def first(message: bytes) -> bytes:
     return message[start:end]
 
 
+def addressed(name: bytes, message: bytes) -> bytes:
+    """Return a packed message with one more frame in front: whose it is."""
+    return _head(_MORE, len(name)) + name + message
+
+
+def split(message: bytes) -> tuple[bytes, bytes]:
+    """Return the first frame of a packed message, and the others as a message, which is empty if there are none."""
+    _, start, end = _frame(message, 0)
+    return message[start:end], message[end:]
+
+
 def _frame(data: bytes, at: int) -> tuple[int, int, int]:
     """Return the flags of a frame whose head is there, and where its body begins and ends."""
     start = at + (9 if data[at] & _LONG else 2)
@@ -147,22 +171,23 @@ class Decoder:
             _check(data)
             self._greeted, begin = True, len(GREETING)
             at = begin
+        size = len(data)
         while True:
-            long = at < len(data) and data[at] & _LONG
-            start = end = at + (9 if long else 2)
-            if start <= len(data):
-                end += int.from_bytes(data[at + 1 : start], "big")
-                if data[at] & _COMMAND and not 1 < end - start <= _COMMAND_BYTES:
+            flags = data[at] if at < size else 0
+            start = end = at + (9 if flags & _LONG else 2)
+            if start <= size:
+                end += int.from_bytes(data[at + 1 : start], "big") if flags & _LONG else data[at + 1]
+                if flags & _COMMAND and not 1 < end - start <= _COMMAND_BYTES:
                     raise ProtocolError(f"a command of {end - start} bytes")
-            if end > len(data):
-                self._missing = end - len(data)
+            if end > size:
+                self._missing = end - size
                 break
-            if data[at] & _COMMAND:
+            if flags & _COMMAND:
                 name_end = start + 1 + data[start]
                 yield Command(data[start + 1 : name_end], data[name_end:end])
                 data = data[begin:at] + data[end:]  # it may come amid a message
-                begin, at = 0, at - begin
-            elif data[at] & _MORE:
+                begin, at, size = 0, at - begin, len(data)
+            elif flags & _MORE:
                 at = end
             else:
                 yield self._whole_message(data[begin:end])

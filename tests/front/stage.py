@@ -7,6 +7,7 @@ from typing import Any
 
 from wire import INFO, KEY, SCHEME, Listens, Read, make, party, read
 
+from slurm_provisioner.front import zmtp
 from slurm_provisioner.front.messages import Codec, Frames
 from slurm_provisioner.front.notice import Failure
 from slurm_provisioner.front.standin import StandIn, State
@@ -27,10 +28,11 @@ class Stage:
         self.standin = StandIn(Codec(KEY, SCHEME), self._to_clients, self._to_kernel, INFO, Listens(self.ups.append))
         self._seen = 0
 
-    def _to_clients(self, channel: str, frames: Frames) -> None:
-        self.sent.append((channel, read(frames), self.standin.state))
+    def _to_clients(self, channel: str, packed: bytes) -> None:
+        self.sent.append((channel, read(zmtp.unpack(packed)), self.standin.state))
 
-    def _to_kernel(self, channel: str, frames: Frames) -> None:
+    def _to_kernel(self, channel: str, packed: bytes) -> None:
+        frames = zmtp.unpack(packed)
         try:
             message = read(frames)
         except (AssertionError, ValueError, TypeError):
@@ -42,6 +44,12 @@ class Stage:
         else:
             self.forwarded.append((channel, message))
 
+    def from_client(self, channel: str, frames: Frames) -> None:
+        self.standin.from_client(channel, zmtp.pack(frames))
+
+    def from_kernel(self, channel: str, frames: Frames) -> None:
+        self.standin.from_kernel(channel, zmtp.pack(frames))
+
     # ------------------------------------------------------------------- clients
 
     def ask(
@@ -49,7 +57,7 @@ class Stage:
     ) -> Read:
         """Send what a client says; return it."""
         frames = make(party(client), kind, content, identities=[client.encode()], buffers=list(buffers))
-        self.standin.from_client(channel, frames)
+        self.from_client(channel, frames)
         return read(frames)
 
     def execute(self, client: str, **content: Any) -> Read:
@@ -70,16 +78,16 @@ class Stage:
             self.probes[-1].header,
             identities=self.probes[-1].identities,
         )
-        self.standin.from_kernel("shell", reply)
+        self.from_kernel("shell", reply)
 
     def publish(self, kind: str = "status", parent: Read | None = None, **content: Any) -> None:
         """Have the kernel publish; while it runs, that passes by the stand-in."""
         content = content or {"execution_state": "idle"}
         frames = make(self.kernel, kind, content, parent.header if parent else None, identities=[b"topic"])
         if self.standin.state is State.RUNNING:
-            self._to_clients("iopub", frames)
+            self._to_clients("iopub", zmtp.pack(frames))
         else:
-            self.standin.from_kernel("iopub", frames)
+            self.from_kernel("iopub", frames)
 
     def run(self) -> None:
         """Have the kernel begin to answer."""
@@ -92,7 +100,7 @@ class Stage:
         """Have the kernel do what it was asked."""
         self.publish("status", request, execution_state="busy")
         kind = request.kind.replace("_request", "_reply")
-        self.standin.from_kernel(
+        self.from_kernel(
             channel, make(self.kernel, kind, {"status": status}, request.header, identities=request.identities)
         )
         self.publish("status", request, execution_state="idle")

@@ -75,7 +75,7 @@ class Stories(RuleBasedStateMachine):
             self.to_forward.append(message)
         if kind == "interrupt_request":
             self.interrupted()
-        standin.from_client(channel, frames)
+        self.stage.from_client(channel, frames)
         if standin.state is State.RUNNING:
             assert self.stage.forwarded[-1] == (channel, message)
         return message
@@ -118,7 +118,7 @@ class Stories(RuleBasedStateMachine):
             frames[2] = signature(frames[3:])
         else:
             frames = [b""]
-        self.stage.standin.from_client(channel, frames)
+        self.stage.from_client(channel, frames)
         assert before == (len(self.stage.sent), len(self.stage.forwarded), len(self.stage.probes))
         assert self.stage.noise == ([(channel, frames)] if running(self) else [])
 
@@ -140,7 +140,7 @@ class Stories(RuleBasedStateMachine):
         stranger = party("stranger", b"another key")
         probe = self.stage.probes[-1]
         frames = make(stranger, "kernel_info_reply", {"status": "ok"}, probe.header, identities=probe.identities)
-        self.stage.standin.from_kernel(channel, frames)
+        self.stage.from_kernel(channel, frames)
         assert self.stage.standin.state is State.ATTACHING
 
     @precondition(lambda self: any(self.open.values()))
@@ -157,7 +157,7 @@ class Stories(RuleBasedStateMachine):
         """Of a kernel that is no more."""
         before = len(self.stage.sent)
         frames = make(party("an old kernel"), "execute_reply", {"status": "ok"}, {"msg_id": "old"}, identities=[b"a"])
-        self.stage.standin.from_kernel(channel, frames)
+        self.stage.from_kernel(channel, frames)
         assert len(self.stage.sent) == before
 
     # ----------------------------------------------------------------------- job

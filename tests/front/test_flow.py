@@ -369,7 +369,8 @@ def test_what_a_full_kernel_had_yet_to_take_is_answered(served, full):
 
 def test_what_a_full_kernel_had_yet_to_take_is_not_the_next_ones(served, kernels, full):
     kernel, client, sent = full
-    given = set(served.on_loop(lambda: list(served.front._standin._ledger._open)))
+    ledger = served.front._standin._ledger
+    given = set(served.on_loop(lambda: ledger.settle() or list(ledger._open)))
     served.detach("restarting")
     following = kernels()
     served.attach(following.endpoints)

@@ -21,6 +21,7 @@ from wire import INFO, Listens, read
 
 from slurm_provisioner.front import Front
 from slurm_provisioner.front import front as front_module
+from slurm_provisioner.front.zmtp import unpack
 from slurm_provisioner.loop import background_loop
 
 
@@ -121,10 +122,10 @@ def test_an_error_with_one_message_is_of_no_harm_to_the_next(served, client, mon
     standin = served.front._standin
     handle = standin.from_client
 
-    def fail(channel, frames):
-        if read(frames).kind == "poison":
+    def fail(channel, packed):
+        if read(unpack(packed)).kind == "poison":
             raise ZeroDivisionError
-        handle(channel, frames)
+        handle(channel, packed)
 
     monkeypatch.setattr(standin, "from_client", fail)
     for _ in range(100):

@@ -203,10 +203,8 @@ def test_nobody_else_can_pass_for_the_kernel(stage):
     stage.standin.attach()
     stranger = party("stranger", b"another key")
     parent = stage.probes[-1].header
-    stage.standin.from_kernel("iopub", make(stranger, "status", {"execution_state": "idle"}))
-    stage.standin.from_kernel(
-        "shell", make(stranger, "kernel_info_reply", INFO, parent, identities=[b"slurm-provisioner"])
-    )
+    stage.from_kernel("iopub", make(stranger, "status", {"execution_state": "idle"}))
+    stage.from_kernel("shell", make(stranger, "kernel_info_reply", INFO, parent, identities=[b"slurm-provisioner"]))
     stage.answer_probe()
     assert stage.standin.state is State.ATTACHING
     stage.publish()
@@ -240,7 +238,7 @@ def test_what_the_kernel_says_reaches_clients_as_it_is(stage, kind):
     stage.run()
     stage.news()
     frames = make(stage.kernel, kind, {"status": "ok"}, {"msg_id": "unknown"}, identities=[b"a"], buffers=[b"", b"\0"])
-    stage.standin.from_kernel("shell", frames)
+    stage.from_kernel("shell", frames)
     assert stage.sent[-1][1].frames == frames
 
 
