@@ -341,8 +341,8 @@ class Allocation:
     def heard(self, event: Mapping[str, Any]) -> None:
         """Take an event of the supervisor."""
         self.record.take(event)
-        if self.record.leaving and not self.record.stopping:
-            self._hurry()
+        if self.record.leaving and not self.record.stopping and self._watch is not None:
+            self._watch.ends()
 
     def link_changed(self, connected: bool) -> None:
         """Take the news that the supervisor was reached or lost."""

@@ -24,6 +24,8 @@ __all__ = ["Watch", "Watcher"]
 
 #: Seconds between two polls while a job is young or about to change, and before the first one.
 YOUNG_INTERVAL = 1.0
+#: Seconds between two polls for a job that says that it ends, and how long that takes.
+ENDING_INTERVAL, ENDING = 0.2, 0.8
 #: A queued job is asked for every tenth of its age, at most every so many seconds.
 QUEUED_INTERVAL = 30.0
 #: Seconds between two polls for a job whose supervisor speaks for it.
@@ -55,12 +57,14 @@ class Watch:
         self.since = time.monotonic()
         self._watcher = watcher
         self._young_since = self.since
-        self._hurries_until = 0.0
+        self._hurries_until = self._ends_until = 0.0
 
     @property
     def interval(self) -> float:
         """Seconds until Slurm should be asked again."""
         now = time.monotonic()
+        if now < self._ends_until:
+            return ENDING_INTERVAL
         if now < self._hurries_until:
             return YOUNG_INTERVAL
         if self.linked:
@@ -80,6 +84,11 @@ class Watch:
         self._young_since = time.monotonic()
         self._hurries_until = self._young_since + YOUNG
         self._watcher.wake()
+
+    def ends(self) -> None:
+        """Ask again and again for a moment: the job says that it ends, and its user waits for the reason."""
+        self.hurry()
+        self._ends_until = self._young_since + ENDING
 
     def close(self) -> None:
         """Stop watching."""

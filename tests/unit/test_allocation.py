@@ -54,6 +54,9 @@ class Recorder:
     def hurry(self):
         self.done.append(("hurry", None))
 
+    def ends(self):
+        self.done.append(("ends", None))
+
     def begins(self):
         self.done.append(("begins", None))
 

@@ -186,6 +186,12 @@ def test_intervals_grow_with_age_and_rest_while_the_supervisor_speaks(monkeypatc
         assert watch.interval == 1
         clock[0] += 20
         assert watch.interval == 300
+        watch.ends()
+        assert watch.interval == 0.2
+        clock[0] += 1
+        assert watch.interval == 1, "Slurm is not pestered"
+        clock[0] += 20
+        assert watch.interval == 300
 
     asyncio.run(main())
 
