@@ -1,8 +1,8 @@
 """The server side of a kernel's two connections to the TLS port of its supervisor.
 
-One is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it breaks, and
-tells when and where the other one is to go, which carries the streams to the kernel's sockets. Two, because a command
-is not to wait behind what a kernel prints.
+One is the supervisor's own: commands and answers, events, signs of life. It comes back by itself when it breaks. The
+other one, which carries the streams to the kernel's sockets, comes and goes with it. Two, because a command is not to
+wait behind what a kernel prints.
 """
 
 from __future__ import annotations
@@ -96,7 +96,6 @@ class Link:
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._carrying: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         #: Why the supervisor could not be reached, the last time it was tried; "" if it could.
@@ -113,13 +112,15 @@ class Link:
     async def _carry(self, host: str) -> None:
         """Keep the streams connected by an address, until the supervisor is lost."""
         pause = RETRY_FIRST
-        while True:
+        while host in self._routes:
             carrier = Carrier(self._streams)
             try:
                 await self._dial(host, KERNEL, carrier)
                 await carrier.lost.wait()
             except (OSError, asyncio.TimeoutError) as error:
                 self._log.debug("The kernel's sockets cannot be reached: %s", error)
+            finally:
+                self._streams.lost(carrier)
             pause = RETRY_FIRST if carrier.answered else min(pause * 2, RETRY_LAST)
             await asyncio.sleep(pause)
 
@@ -148,9 +149,9 @@ class Link:
         for route in self._routes.values():
             route.close()
         self._routes = {}
-        for task in filter(None, (self._keeper, self._carrying)):
-            task.cancel()
-        self._keeper = self._carrying = None
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._keeper = None
         self._streams.hang_up()
 
     @property
@@ -207,8 +208,13 @@ class Link:
     async def _keep_connected(self, target: Target, listener: Listener) -> None:
         pause = RETRY_FIRST
         while True:
+            likely = self._host or next(iter(target.hosts), "")
+            carrying = asyncio.ensure_future(self._carry(likely))  # side by side: each takes some round trips
             try:
                 reader, writer = await self._reach(target)
+                if self._host is not None and self._host != likely:
+                    carrying.cancel()
+                    carrying = asyncio.ensure_future(self._carry(self._host))
             except (OSError, asyncio.TimeoutError) as error:
                 words = error.summary.rstrip(".") if isinstance(error, LoginHostError) else str(error)
                 self.trouble = words or "no answer"
@@ -217,6 +223,8 @@ class Link:
             else:
                 pause, self.trouble = RETRY_FIRST, ""
                 await self._converse(reader, writer, target.sign_of_life, listener)
+            finally:
+                carrying.cancel()
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_LAST)
 
@@ -264,8 +272,6 @@ class Link:
         self._writer = writer
         self.lost_in_silence, self.last_sent = False, asyncio.get_running_loop().time()
         self._connected.set()
-        assert self._host is not None, "it was reached"
-        carrying = self._carrying = asyncio.ensure_future(self._carry(self._host))
         listener.link_changed(True)
         lease = asyncio.ensure_future(self._keep_lease(sign_of_life))
         try:
@@ -276,8 +282,7 @@ class Link:
         except Exception:  # what cannot be understood ends the conversation, never our will to have one
             self._log.exception("The supervisor at %s said something strange", self._host)
         finally:
-            for task in (lease, carrying):
-                task.cancel()
+            lease.cancel()
             self._connected.clear()
             self._writer = None
             writer.close()
@@ -286,7 +291,7 @@ class Link:
                 if not answer.done():
                     answer.set_exception(LinkError("The connection to the supervisor broke."))
             listener.link_changed(False)
-            await asyncio.wait([lease, carrying])
+            await asyncio.wait([lease])
 
     def _hear(self, line: bytes, listener: Listener) -> None:
         message = json.loads(line)
