@@ -14,7 +14,7 @@ from .loop import read_pieces
 __all__ = ["connect"]
 
 #: Bytes that pass through TLS at a time: its buffers keep the size that they once had.
-_PIECE = 2**15
+_PIECE = 2**16
 #: Seconds for the other side to take the rest and say goodbye, once a connection is to be closed.
 CLOSE_TIMEOUT = 10.0
 
