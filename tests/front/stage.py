@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from wire import INFO, KEY, SCHEME, Listens, Read, make, party, read
@@ -33,12 +34,12 @@ class Stage:
 
     def _to_kernel(self, channel: str, packed: bytes) -> None:
         frames = zmtp.unpack(packed)
-        try:
+        message = None
+        with suppress(AssertionError, ValueError, TypeError):
             message = read(frames)
-        except (AssertionError, ValueError, TypeError):
+        if message is None or not isinstance(message.header, dict):
             self.noise.append((channel, frames))
-            return
-        if message.identities == PROBE:
+        elif message.identities == PROBE:
             assert (channel, message.kind) == ("shell", "kernel_info_request")
             self.probes.append(message)
         else:
