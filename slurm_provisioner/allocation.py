@@ -38,8 +38,8 @@ from .processes import this_server
 from .record import STARTING, JobRecord
 from .request import KernelCommand, Launch, kernel_request
 from .status import JobStatus, Phase
-from .submission import prepare
-from .transport import Node
+from .submission import Submission, prepare
+from .transport import Account, Node
 from .watcher import Watch
 
 __all__ = ["Allocation"]
@@ -153,20 +153,9 @@ class Allocation:
         self._spawn(self._cluster.prune(batch.expand_home(self._config.state_dir, self._home)))
 
     async def _submit(self, command: KernelCommand, delay: float) -> None:
-        self._ours, self._theirs = await asyncio.to_thread(_make_identities)
         account = await self._cluster.transport.account()
         slurm = self._cluster.slurm
-        launch = Launch(
-            kernel_id=self._kernel_id,
-            nonce=self._nonce,
-            supervisor=self._theirs,
-            server_certificate=self._ours.certificate,
-            stop_timeout=STOP_TIMEOUT / 2,
-            squeue=slurm.state_argv(),
-            server=this_server(),
-            submitted=time.time(),
-        )
-        job = prepare(self._config, command, account, launch, delay=math.ceil(delay))
+        job = await asyncio.to_thread(self._prepare, command, account, delay)
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
         self.record.job_id = await slurm.submit(job)
@@ -174,6 +163,20 @@ class Allocation:
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
         self.record.changed()
+
+    def _prepare(self, command: KernelCommand, account: Account, delay: float) -> Submission:
+        self._ours, self._theirs = make_identity("server"), make_identity("supervisor")
+        launch = Launch(
+            kernel_id=self._kernel_id,
+            nonce=self._nonce,
+            supervisor=self._theirs,
+            server_certificate=self._ours.certificate,
+            stop_timeout=STOP_TIMEOUT / 2,
+            squeue=self._cluster.slurm.state_argv(),
+            server=this_server(),
+            submitted=time.time(),
+        )
+        return prepare(self._config, command, account, launch, delay=math.ceil(delay))
 
     def _follow_job(self) -> None:
         record = self.record
@@ -539,7 +542,3 @@ class Allocation:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("Unexpected error with job %s", self.record.job_id, exc_info=error)
-
-
-def _make_identities() -> tuple[Identity, Identity]:
-    return make_identity("server"), make_identity("supervisor")

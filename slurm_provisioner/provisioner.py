@@ -13,7 +13,6 @@ What the contract asks beyond its docstrings (read in jupyter_client 8, `manager
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import signal
@@ -106,22 +105,23 @@ class SlurmProvisioner(KernelProvisionerBase):
         ConfigError
             The kernelspec's config, an override or a site setting cannot be used.
         """
-        await _load()
+        kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
+        argv = [*self.kernel_spec.argv, *kwargs.pop("extra_arguments", [])]
+        given_env = dict(kwargs.get("env") or os.environ)
+        # many starts at once, and what the first one imports, are not to hold up the server's loop
+        self._config, command = await asyncio.to_thread(self._read, argv, given_env, kwargs.get("cwd"))
+        self._command = command
+        return await super().pre_launch(cmd=command.argv, **kwargs)
+
+    def _read(self, argv: list[str], env: dict[str, str], cwd: Any) -> tuple[KernelConfig, KernelCommand]:
+        # Imported with the first kernel: listing kernelspecs must not pay for pydantic.
+        from . import job  # noqa: F401, PLC0415
         from .config import KernelConfig, overrides_from_env  # noqa: PLC0415
 
-        kwargs.pop("transport_encryption", None)  # the link is encrypted, and endpoints are private
-        extra_arguments = kwargs.pop("extra_arguments", [])
-        given_env = dict(kwargs.get("env") or os.environ)
-        self._config = KernelConfig.load(
-            self._stanza(),
-            defaults=self.defaults,
-            overrides=overrides_from_env(given_env),
-            limits=self.limits,
+        config = KernelConfig.load(
+            self._stanza(), defaults=self.defaults, overrides=overrides_from_env(env), limits=self.limits
         )
-        self._command = self._kernel_command(
-            [*self.kernel_spec.argv, *extra_arguments], given_env, kwargs.get("cwd"), self._config
-        )
-        return await super().pre_launch(cmd=self._command.argv, **kwargs)
+        return config, self._kernel_command(argv, env, cwd, config)
 
     def _stanza(self) -> dict[str, Any]:
         stanza = self.kernel_spec.metadata.get("kernel_provisioner", {})
@@ -328,7 +328,6 @@ class SlurmProvisioner(KernelProvisionerBase):
         ConfigError
             That is no such description.
         """
-        await _load()
         from .config import KernelConfig  # noqa: PLC0415
 
         await super().load_provisioner_info(provisioner_info)
@@ -344,11 +343,6 @@ class SlurmProvisioner(KernelProvisionerBase):
             raise
         self._running = True
         self._connect({**self.connection_info, **endpoints})
-
-
-async def _load() -> None:
-    """Import with the first kernel what listing kernelspecs must not pay for, and do not hold the server's loop up."""
-    await asyncio.to_thread(importlib.import_module, f"{__package__}.job")
 
 
 def _give_back(job: KernelJob) -> None:

@@ -9,6 +9,7 @@ memory is not given back.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import statistics
 import subprocess
@@ -81,6 +82,7 @@ async def _measure(way: str, count: int, idle: float) -> dict[str, Any]:
         "files per kernel": (after.files - alone.files) / count,
         "connections per kernel": (after.connections - alone.connections) / count,
         "threads": after.threads,
+        "collecting all garbage": _collecting(),
     }
     if asks:
         found["calls of a squeue"] = controller.calls_of_a_squeue()
@@ -90,6 +92,14 @@ async def _measure(way: str, count: int, idle: float) -> dict[str, Any]:
     found["ending"] = {"calls": controller.calls() - calls if asks else 0, "programs": processes.since(began)}
     await server.shut_down()
     return found
+
+
+def _collecting() -> float:
+    """Seconds of computing that a full collection of garbage takes, whoever causes it."""
+    gc.collect()
+    began = time.thread_time()
+    gc.collect()
+    return time.thread_time() - began
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["Beat", "Holds", "Turns"]
 
@@ -61,9 +61,14 @@ class _Loop:
     owners: dict[str, float] = field(default_factory=dict)
     #: The longest turn, without waits for a core; the turn that computed most; the callback that did.
     longest: tuple[float, dict[str, float]] = (0.0, {})
+    unheld: tuple[float, dict[str, float]] = (0.0, {})  # the same without what holds up all threads
     most: tuple[float, dict[str, float]] = (0.0, {})
     callback: tuple[float, str, str] = (0.0, "", "")
     stalls: int = 0
+
+    def forget(self) -> None:
+        self.longest = self.unheld = self.most = (0.0, {})
+        self.callback, self.stalls = (0.0, "", ""), 0
 
     def begins(self) -> None:
         self.wall, self.computed, self.waited = time.perf_counter(), time.thread_time(), self._no_core()
@@ -74,10 +79,14 @@ class _Loop:
             return
         computed = time.thread_time() - self.computed
         held = time.perf_counter() - self.wall
+        holds: dict[str, float] = {}
         if held > STALL / 4:
             held -= self._no_core() - self.waited
+            holds = Holds.within(self.wall, self.wall + held)
         computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
-        self.longest = max(self.longest, (held, self.owners), key=lambda turn: turn[0])
+        owners = {**self.owners, **holds}
+        self.longest = max(self.longest, (held, owners), key=lambda turn: turn[0])
+        self.unheld = max(self.unheld, (max(0.0, held - sum(holds.values())), owners), key=lambda turn: turn[0])
         self.most = max(self.most, (computed, self.owners), key=lambda turn: turn[0])
         self.stalls += held > STALL
 
@@ -96,6 +105,7 @@ class _Loop:
         seconds, owner, name = self.callback
         return {
             "longest turn": turn(self.longest),
+            "longest turn, but for holds": turn(self.unheld),
             "turn that computed most": turn(self.most),
             "callback that computed most": {"ms": seconds * 1000, "of": owner, "name": name},
             "turns over 20 ms": self.stalls,
@@ -107,9 +117,11 @@ class Holds:
     a program, which keeps the interpreter's lock until the program has begun.
     """
 
+    #: When each began and ended.
+    spans: ClassVar[dict[str, list[tuple[float, float]]]] = {"collecting garbage": [], "starting a program": []}
+
     def __init__(self) -> None:
         self._began = 0.0
-        self._took: dict[str, list[float]] = {"collecting garbage": [], "starting a program": []}
         gc.callbacks.append(self._collects)
         module: Any = subprocess if hasattr(subprocess, "_fork_exec") else _posixsubprocess
         name = "_fork_exec" if module is subprocess else "fork_exec"
@@ -119,7 +131,7 @@ class Holds:
         if phase == "start":
             self._began = time.perf_counter()
         else:
-            self._took["collecting garbage"].append(time.perf_counter() - self._began)
+            self.spans["collecting garbage"].append((self._began, time.perf_counter()))
 
     def _timed(self, fork_exec: Callable[..., int]) -> Callable[..., int]:
         def timed(*args: Any) -> int:
@@ -127,21 +139,31 @@ class Holds:
             try:
                 return fork_exec(*args)
             finally:
-                self._took["starting a program"].append(time.perf_counter() - began)
+                self.spans["starting a program"].append((began, time.perf_counter()))
 
         return timed
 
     def begin(self) -> None:
         """Forget what was."""
-        for took in self._took.values():
-            took.clear()
+        for spans in self.spans.values():
+            spans.clear()
 
     def told(self) -> dict[str, dict[str, float]]:
         """Return how often each was, milliseconds of the longest, and of all together."""
+        took = {what: [end - begin for begin, end in spans] for what, spans in self.spans.items()}
         return {
-            what: {"times": len(took), "longest": max(took, default=0.0) * 1000, "all": sum(took) * 1000}
-            for what, took in self._took.items()
+            what: {"times": len(each), "longest": max(each, default=0.0) * 1000, "all": sum(each) * 1000}
+            for what, each in took.items()
         }
+
+    @classmethod
+    def within(cls, begin: float, end: float) -> dict[str, float]:
+        """Return the seconds of each in a span of time."""
+        shares = {
+            what: sum(max(0.0, min(end, last) - max(begin, first)) for first, last in reversed(spans[-100:]))
+            for what, spans in cls.spans.items()
+        }
+        return {what: share for what, share in shares.items() if share}
 
 
 class Turns:
@@ -184,7 +206,7 @@ class Turns:
     def begin(self) -> None:
         """Forget what was."""
         for loop in self._loops.values():
-            loop.longest, loop.most, loop.callback, loop.stalls = (0.0, {}), (0.0, {}), (0.0, "", ""), 0
+            loop.forget()
 
     def told(self) -> dict[str, dict[str, Any]]:
         """Return what there was, by thread, but for those of clients, which have no names of their own."""

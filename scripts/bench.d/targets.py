@@ -164,12 +164,23 @@ def _stalls(ours: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Row]:
         return seconds
 
     begin = f"{AT_ONCE} starting:"
-    for what, words in (("longest turn", "longest turn"), ("turn that computed most", "most computing in a turn")):
+    kinds = {
+        "longest turn": "longest turn",
+        "longest turn, but for holds": "the same without garbage and program starts",
+        "turn that computed most": "most computing in a turn",
+    }
+    for what, words in kinds.items():
         mine, other = turn(ours, "MainThread", what), turn(local, "MainThread", what)
-        yield _alone("load", f"{begin} {words} of the server's loop", "ms", mine, STALL, local=other)
+        yield _alone("load", f"{begin} {words}, server's loop", "ms", mine, STALL, local=other)
     for thread in sorted(ours["loops"].keys() - {"MainThread"}):
-        mine = turn(ours, thread, "longest turn")
-        yield _alone("load", f"{begin} longest turn of the loop {thread}", "ms", mine, STALL)
+        for what, words in kinds.items():
+            yield _alone("load", f"{begin} {words}, loop {thread}", "ms", turn(ours, thread, what), STALL)
+    for what in ("collecting garbage", "starting a program"):
+        mine, other = (each["all threads"][what]["longest"] / 1000 for each in (ours, local))
+        beside = f"a bystander: {shown(ours['late, bystander'][what]['longest'] / 1000, 'ms')}"
+        yield Row("load", f"{begin} {what}, at most", "ms", mine, local=other, beside=beside)
+    mine, other = (each["collecting all garbage"] for each in (ours, local))
+    yield Row("load", f"{AT_ONCE} idle: collecting all garbage", "ms", mine, local=other)
     mine, other = ((each["late"]["99 %"] - each["late, bystander"]["99 %"]) / 1000 for each in (ours, local))
     yield _alone("load", f"{begin} 99 % late by no more, beyond a bystander", "ms", mine, STALL, local=other)
 
