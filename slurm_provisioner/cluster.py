@@ -52,6 +52,8 @@ class Cluster:
     slurm: Slurm
     watcher: Watcher
     users: int = 0
+    #: Held while a kernel's endpoints are made: of many that start at once, each is a turn of the loop.
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _pruned: set[str] = field(default_factory=set)
     _doing: set[asyncio.Task[None]] = field(default_factory=set)
 

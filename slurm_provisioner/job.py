@@ -126,10 +126,11 @@ class KernelJob:
 
     async def _open(self) -> tuple[Herald, dict[str, Any]]:
         """Bind the endpoints, and give those a name again whose files jupyter_client has removed."""
-        if self._herald is None:
-            info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec)
-            self._herald = Herald(self._kernel, info, self._link, self._log)
-        await self._herald.front.open()
+        info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec) if self._herald is None else {}
+        async with self._cluster.opening:
+            if self._herald is None:
+                self._herald = Herald(self._kernel, info, self._link, self._log)
+            await self._herald.front.open()
         return self._herald, self._herald.front.endpoints
 
     async def _start(self, herald: Herald, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> None:

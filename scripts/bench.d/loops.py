@@ -81,8 +81,8 @@ class _Loop:
         held = time.perf_counter() - self.wall
         holds: dict[str, float] = {}
         if held > STALL / 4:
-            held -= self._no_core() - self.waited
             holds = Holds.within(self.wall, self.wall + held)
+            held -= self._no_core() - self.waited
         computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
         owners = {**self.owners, **holds}
         self.longest = max(self.longest, (held, owners), key=lambda turn: turn[0])

@@ -1,5 +1,7 @@
 """One server with many kernels whose jobs are queued: what it asks Slurm, and how soon it sees that one has started.
 
+Many of them are submitted at once, which is half of their start, and the machine has nothing else to do.
+
     python3 queued.py COUNT SECONDS
 
 Prints one JSON object.
@@ -16,9 +18,13 @@ import time
 from typing import Any
 
 from counting import Controller, Processes, Usage
+from loops import Holds, Turns
 from server import Server, first_result
 
-__all__ = ["asked_at_most", "measure"]
+__all__ = ["AT_ONCE", "asked_at_most", "measure"]
+
+#: Kernels that start at once where stalls are looked at.
+AT_ONCE = 50
 
 #: Kernels whose jobs are started at the end, one after another.
 RELEASED = 5
@@ -51,12 +57,21 @@ def asked_at_most(seconds: float) -> int:
 
 async def _measure(count: int, seconds: float) -> dict[str, Any]:
     server, controller, processes = Server("slurm", {"sbatch": {"begin": "now+3hours"}}), Controller(), Processes()
-    started = await server.start(count, answers=False)
+    turns, holds = Turns(), Holds()
+    await server.start(1, answers=False)
+    await asyncio.sleep(1)
+    turns.begin()
+    holds.begin()
+    started = await server.start(min(AT_ONCE, count), answers=False)
+    held_up, held_all = turns.told(), holds.told()
+    await server.start(max(0, count - AT_ONCE - 1), answers=False)
     calls, before = controller.calls(), Usage()
     await asyncio.sleep(seconds)
     after, calls = Usage(), controller.calls() - calls
     asked = [at for at, name in processes.started if name == "squeue" and before.at <= at <= after.at]
     found: dict[str, Any] = {
+        "loops": held_up,
+        "all threads": held_all,
         "seconds": seconds,
         "calls": calls,
         "programs": processes.since(before.at),

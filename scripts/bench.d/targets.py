@@ -10,14 +10,19 @@ from typing import Any
 import deaths
 import queued
 import ssh
+from queued import AT_ONCE
 from units import shown
 
 __all__ = ["Row", "rows"]
 
-#: Kernels that start at once where stalls are looked at.
-AT_ONCE = 50
 #: Seconds that a loop may be held up.
 STALL = 0.020
+#: What is known of a loop's turns, in words.
+TURNS = {
+    "longest turn": "longest turn",
+    "longest turn, but for holds": "the same without garbage and program starts",
+    "turn that computed most": "most computing in a turn",
+}
 #: A round trip by SSH may take a tenth more than the network's: ssh itself computes, a bare kernel's by it, too.
 TOLERANCE = 0.1
 #: Seconds in which a server with idle kernels asks Slurm once.
@@ -164,16 +169,11 @@ def _stalls(ours: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Row]:
         return seconds
 
     begin = f"{AT_ONCE} starting:"
-    kinds = {
-        "longest turn": "longest turn",
-        "longest turn, but for holds": "the same without garbage and program starts",
-        "turn that computed most": "most computing in a turn",
-    }
-    for what, words in kinds.items():
+    for what, words in TURNS.items():
         mine, other = turn(ours, "MainThread", what), turn(local, "MainThread", what)
         yield _alone("load", f"{begin} {words}, server's loop", "ms", mine, STALL, local=other)
     for thread in sorted(ours["loops"].keys() - {"MainThread"}):
-        for what, words in kinds.items():
+        for what, words in TURNS.items():
             yield _alone("load", f"{begin} {words}, loop {thread}", "ms", turn(ours, thread, what), STALL)
     for what in ("collecting garbage", "starting a program"):
         mine, other = (each["all threads"][what]["longest"] / 1000 for each in (ours, local))
@@ -197,6 +197,11 @@ def _queued(found: Mapping[str, Any]) -> Iterator[Row]:
             "queued", f"{count} queued jobs: a start is seen after, at most", "ms", max(each["seen after"]), 0.3
         )
         yield Row("queued", f"{count} queued jobs: the server's computing", "% of a core", each["cores"])
+        for thread, loop in each["loops"].items():
+            whose = "server's loop" if thread == "MainThread" else f"loop {thread}"
+            for what, words in TURNS.items():
+                mine = loop[what]["ms"] / 1000
+                yield _alone("queued", f"{AT_ONCE} submitted, none starts: {words}, {whose}", "ms", mine, STALL)
 
 
 def _deaths(found: Mapping[str, Any]) -> Iterator[Row]:
