@@ -29,8 +29,9 @@ IDLE = 30.0
 
 def one(options: argparse.Namespace) -> Any:
     import one  # noqa: PLC0415
+    import trips  # noqa: PLC0415
 
-    return one.measure(options.rounds, options.heavy)
+    return {**one.measure(options.rounds, options.heavy), **trips.measure()}
 
 
 def load(options: argparse.Namespace) -> Any:

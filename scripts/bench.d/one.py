@@ -33,7 +33,6 @@ def began(pid):
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 print(began(os.getpid()), began({first_process}))
 """
-ROUND_TRIPS = 30
 #: Seconds for a cell to begin, or to end once it is interrupted, in a kernel that has nothing else to do.
 BEGUN = 5.0
 TRIES = 4
@@ -140,10 +139,6 @@ def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool
         record(f"hop: {hop}", seconds)
     record("start without Slurm's wait", took - parts.get("until Slurm starts the job", 0.0))
 
-    for _ in range(ROUND_TRIPS):
-        at = time.perf_counter()
-        run(client, "1+1")
-        record("1+1 round trip", time.perf_counter() - at)
     if heavy:
         at = time.perf_counter()
         run(client, "for i in range(100_000): print(i)")

@@ -123,7 +123,10 @@ def _one(found: Mapping[str, Any]) -> Iterator[Row]:
     yield _beside("one", "start_kernel returns (floor: sbatch)", "ms", returns, "floor", plus=0.030)
     first = {"ours": found["start_kernel returns, the first"]["ours"]}
     yield _beside("one", "the same, the first of a server", "ms", first)
-    yield row("1+1 round trip", "1+1 round trip", "ms", "local", factor=1.1)
+    judged = row("1+1 round trip", "1+1 round trip", "ms", "local", factor=1.1)
+    local, others = found["1+1 round trip"]["local"], ("two relays", "two relays with TLS")
+    least = ", ".join(f"{name}: {found['1+1 round trip'][name] / local:.2f} ×" for name in others)
+    yield replace(judged, beside=f"{judged.beside} ({least})")
     if "printed lines" in found:  # there were rounds with large outputs
         yield row("100,000 printed lines", "printed lines", "lines/s", "local", factor=0.8, least=True)
         yield row("200 MB of display data", "display data", "MB/s", "local", factor=0.8, least=True)

@@ -1,0 +1,69 @@
+"""Round trips of the shortest cell, all ways to a kernel side by side: a few of one, a few of the next, many times."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from one import run, said
+from relayed import Relayed
+from subjects import Bare, Local, Slurm
+from telling import progress
+
+__all__ = ["measure"]
+
+TURNS, TRIPS = 60, 10
+WARM = 100
+
+
+def _computed(*tasks: str) -> float:
+    """Seconds that threads have computed."""
+    return sum(int(Path(task, "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Medians by way, and what those in between compute for each trip."""
+    relays = [Relayed("two relays", tls=False), Relayed("two relays with TLS", tls=True)]
+    subjects: list[Any] = [Bare(), Local(), Slurm(), *relays]
+    trips: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    computed: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for subject in subjects:
+            subject.start()
+            stack.callback(subject.shutdown)
+            client = clients[subject.name] = subject.connect()
+            stack.callback(client.stop_channels)
+            for _ in range(WARM):
+                run(client, "1+1")
+        between = {relayed.name: relayed.relays for relayed in relays}
+        between["ours"] = _ours(clients["ours"])
+        for turn in range(TURNS):
+            progress(f"round trips, turn {turn + 1} of {TURNS}")
+            for name, client in clients.items():
+                before = [_computed(task) for task in between.get(name, ())]
+                for _ in range(TRIPS):
+                    began = time.perf_counter()
+                    run(client, "1+1")
+                    trips[name].append(time.perf_counter() - began)
+                spent = [_computed(task) - was for task, was in zip(between.get(name, ()), before, strict=True)]
+                if spent:
+                    computed[name] = [a + b for a, b in zip(computed.get(name, (0.0, 0.0)), spent, strict=True)]
+    progress("")
+    each = TURNS * TRIPS
+    return {
+        "1+1 round trip": {name: statistics.median(values) for name, values in trips.items()},
+        "1+1 computing, near": {name: near / each for name, (near, _) in computed.items()},
+        "1+1 computing, far": {name: far / each for name, (_, far) in computed.items()},
+    }
+
+
+def _ours(client: Any) -> tuple[str, str]:
+    """Where the computing of our loop and of the supervisor is told."""
+    from slurm_provisioner.loop import background_loop  # noqa: PLC0415
+
+    supervisor = said(client, "import os; print(os.getppid())").strip()
+    return f"/proc/self/task/{background_loop()._thread.native_id}", f"/proc/{supervisor}/task/{supervisor}"
