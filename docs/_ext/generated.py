@@ -29,6 +29,8 @@ _PARTS: dict[str, Callable[..., str]] = {
     "performance-growth": performance_text.growth,
     "performance-hops": performance_text.hops,
     "performance-machine": performance_text.machine,
+    "performance-stalls": performance_text.stalls,
+    "performance-trips": performance_text.trips,
     "planning": planning_text.load,
     "planning-assumptions": planning_text.assumptions,
     "refused-options": config_text.refused_options,

@@ -10,7 +10,7 @@ from config_text import table
 from growth import GROWTH, growth_lines
 from units import shown
 
-__all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows"]
+__all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows", "stalls", "trips"]
 
 #: What `scripts/bench --save` has written.
 RESULTS = Path(__file__).parents[2] / "scripts" / "bench.d" / "results.json"
@@ -26,6 +26,14 @@ _PARTS = {
 _MET = {True: "✓", False: "**missed**", None: ""}
 _HEADS = ("", "floor", "local", "ours", "beside", "to reach", "")
 _HOP = "hop: "
+_TRIPS = {
+    "local": "a local kernel",
+    "floor": "bare sbatch, the client on the node",
+    "two relays": "a local kernel behind two relays that pass bytes on",
+    "two relays with TLS": "the same, with TLS between the two",
+    "ours": "this package",
+}
+_LOOPS = {"MainThread": "the server's"}
 
 
 def results() -> dict[str, Any]:
@@ -72,6 +80,48 @@ def hops() -> str:
         if name.startswith(_HOP)
     ]
     return table(["", "local", "floor", "ours"], lines)
+
+
+def trips() -> str:
+    """Return what a round trip passes through, and what that computes."""
+    one = results()["measured"]["one"]
+    trips, near, far = (one[name] for name in ("1+1 round trip", "1+1 computing, near", "1+1 computing, far"))
+    lines = [
+        [
+            words,
+            shown(trips[way], "ms"),
+            f"{trips[way] / trips['local']:.2f} ×",
+            shown(near.get(way), "ms"),
+            shown(far.get(way), "ms"),
+        ]
+        for way, words in _TRIPS.items()
+    ]
+    return table(["", "round trip", "beside local", "computing in the server", "at the kernel"], lines)
+
+
+def stalls() -> str:
+    """Return what of the longest turns of loops was whose, where many kernels start at once."""
+    measured = results()["measured"]
+    many = measured["queued"][max(measured["queued"], key=int)]
+    scenes = {
+        "submitted, none starts": many,
+        "started": measured["load"]["slurm"]["50"],
+        "local ones started": measured["load"]["local"]["50"],
+    }
+    lines = [
+        [
+            scene,
+            _LOOPS.get(thread, "ours"),
+            shown(loop["longest turn"]["ms"] / 1000, "ms"),
+            ", ".join(f"{owner} {ms:.0f} ms" for owner, ms in loop["longest turn"]["of"].items() if ms >= 1),
+            shown(loop["turn that computed most"]["ms"] / 1000, "ms"),
+            str(loop["turns over 20 ms"]),
+        ]
+        for scene, each in scenes.items()
+        for thread, loop in each["loops"].items()
+    ]
+    heads = ["50 kernels at once", "loop", "longest turn", "of which", "most computing in a turn", "turns over 20 ms"]
+    return table(heads, lines)
 
 
 def growth() -> str:

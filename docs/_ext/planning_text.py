@@ -7,7 +7,7 @@ from typing import Any
 from config_text import table
 from performance_text import results
 
-from slurm_provisioner.transport import local
+from slurm_provisioner.transport import scout
 from slurm_provisioner.watcher import LINKED_INTERVAL, QUEUED_INTERVAL
 
 __all__ = ["assumptions", "load"]
@@ -40,7 +40,7 @@ def load() -> str:
     begun, ended = one["until settled"], one["ending"]
     commands = sum(begun["programs"].values()) + sum(ended["programs"].values())
     calls = begun["calls"] + ended["calls"]
-    looks = waiting / local._LAST_LOOK
+    looks = waiting / scout.LAST_LOOK
     folder = many["run directory"]
 
     def row(what: str, whole: float, unit: str, how: str, *, digits: int = 0) -> list[str]:
@@ -95,7 +95,7 @@ def load() -> str:
             "looks into folders of `/home`, a second",
             looks,
             "",
-            f"at most one in {local._LAST_LOOK:g} s for each kernel that waits or starts; none once it is reached",
+            f"at most one in {scout.LAST_LOOK:g} s for each kernel that waits or starts; none once it is reached",
         ),
     ]
     return table(["", "all", "a login node", "from"], lines)
