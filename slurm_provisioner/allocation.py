@@ -351,13 +351,13 @@ class Allocation:
         """Take the news that the supervisor was reached or lost."""
         if self._watch is not None:
             self._watch.linked = connected
+            if not connected:
+                self._watch.hurry()
         if connected:
             self.record.reached.set()
             if self.record.interrupting:
                 self.record.interrupting = False
                 self._spawn(self.signal(signal.SIGINT))
-        else:
-            self._hurry()
         self.record.changed()
 
     def _slurm_says(self, status: JobStatus) -> None:
@@ -403,10 +403,6 @@ class Allocation:
         if not self.record.ended.is_set() or self.record.bye.is_set() or not lost or self._config.persistent:
             return 0
         return (self._link.last_sent or asyncio.get_running_loop().time()) + self._config.lease + FENCE_MARGIN
-
-    def _hurry(self) -> None:
-        if self._watch is not None:
-            self._watch.hurry()
 
     # ------------------------------------------------------------------ control
 

@@ -209,12 +209,12 @@ class Link:
         pause = RETRY_FIRST
         while True:
             likely = self._host or next(iter(target.hosts), "")
-            carrying = asyncio.ensure_future(self._carry(likely))  # side by side: each takes some round trips
+            carrying = [asyncio.ensure_future(self._carry(likely))]  # side by side: each takes some round trips
             try:
                 reader, writer = await self._reach(target)
                 if self._host is not None and self._host != likely:
-                    carrying.cancel()
-                    carrying = asyncio.ensure_future(self._carry(self._host))
+                    carrying[0].cancel()
+                    carrying.append(asyncio.ensure_future(self._carry(self._host)))
             except (OSError, asyncio.TimeoutError) as error:
                 words = error.summary.rstrip(".") if isinstance(error, LoginHostError) else str(error)
                 self.trouble = words or "no answer"
@@ -224,7 +224,8 @@ class Link:
                 pause, self.trouble = RETRY_FIRST, ""
                 await self._converse(reader, writer, target.sign_of_life, listener)
             finally:
-                carrying.cancel()
+                carrying[-1].cancel()
+                await asyncio.wait(carrying)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_LAST)
 

@@ -72,25 +72,26 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
         """Begin the handshake."""
         self._raw = cast(asyncio.Transport, transport)
         read_pieces(transport)
-        self._proceed([])
-        self._flush()
+        self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         """Take what came; nothing any more, once we have said goodbye."""
         rest = memoryview(data)
         said: list[bytes] = []
+        trouble: ssl.SSLError | None = None
         try:
-            while rest and not self._closing:
+            while not self._closing:
                 piece, rest = rest[:_PIECE], rest[_PIECE:]
                 self._incoming.write(piece)
                 self._proceed(said)
+                if not rest:
+                    break
         except ssl.SSLError as error:
-            self._hear(said)
-            self._flush()  # it is told why
-            self._fail(error)
-        else:
-            self._hear(said)
-            self._flush()
+            trouble = error
+        self._hear(said)
+        self._flush()  # the other side is told why
+        if trouble is not None:
+            self._fail(trouble)
 
     def _proceed(self, said: list[bytes]) -> None:
         """Shake hands, or add to what was said."""

@@ -112,12 +112,17 @@ def _relay(
                 sock.close()
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 def _main(ports: str, certificate: str = "") -> None:
     context = None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-    threading.Thread(target=lambda: os._exit(len(sys.stdin.read()) and 1), daemon=True).start()
+    threading.Thread(target=_end_with_input, daemon=True).start()
     _relay(json.loads(ports), lambda found: print(json.dumps(found), flush=True), accept=context)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import deaths
 import queued
 import ssh
+from loops import STALL
 from queued import AT_ONCE
 from units import shown
 
 __all__ = ["Row", "rows"]
 
-#: Seconds that a loop may be held up.
-STALL = 0.020
 #: What is known of a loop's turns, in words.
 TURNS = {
     "longest turn": "longest turn",
@@ -166,18 +165,18 @@ def _load(found: Mapping[str, Any]) -> Iterator[Row]:
         yield from _stalls(ours[str(AT_ONCE)], local[str(AT_ONCE)])
 
 
-def _stalls(ours: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Row]:
-    def turn(each: Mapping[str, Any], thread: str, what: str) -> float:
-        seconds: float = each["loops"][thread][what]["ms"] / 1000
-        return seconds
-
-    begin = f"{AT_ONCE} starting:"
-    for what, words in TURNS.items():
-        mine, other = turn(ours, "MainThread", what), turn(local, "MainThread", what)
-        yield _alone("load", f"{begin} {words}, server's loop", "ms", mine, STALL, local=other)
-    for thread in sorted(ours["loops"].keys() - {"MainThread"}):
+def _turns(part: str, begin: str, loops: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[Row]:
+    """Return what is known of the turns of each loop, beside the same loop of a server with local kernels."""
+    for thread, loop in loops.items():
+        whose = "server's loop" if thread == "MainThread" else f"loop {thread}"
         for what, words in TURNS.items():
-            yield _alone("load", f"{begin} {words}, loop {thread}", "ms", turn(ours, thread, what), STALL)
+            local = others[thread][what]["ms"] / 1000 if thread in others else None
+            yield _alone(part, f"{begin} {words}, {whose}", "ms", loop[what]["ms"] / 1000, STALL, local=local)
+
+
+def _stalls(ours: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[Row]:
+    begin = f"{AT_ONCE} starting:"
+    yield from _turns("load", begin, ours["loops"], local["loops"])
     for what in ("collecting garbage", "starting a program"):
         mine, other = (each["all threads"][what]["longest"] / 1000 for each in (ours, local))
         beside = f"a bystander: {shown(ours['late, bystander'][what]['longest'] / 1000, 'ms')}"
@@ -200,11 +199,7 @@ def _queued(found: Mapping[str, Any]) -> Iterator[Row]:
             "queued", f"{count} queued jobs: a start is seen after, at most", "ms", max(each["seen after"]), 0.3
         )
         yield Row("queued", f"{count} queued jobs: the server's computing", "% of a core", each["cores"])
-        for thread, loop in each["loops"].items():
-            whose = "server's loop" if thread == "MainThread" else f"loop {thread}"
-            for what, words in TURNS.items():
-                mine = loop[what]["ms"] / 1000
-                yield _alone("queued", f"{AT_ONCE} submitted, none starts: {words}, {whose}", "ms", mine, STALL)
+        yield from _turns("queued", f"{AT_ONCE} submitted, none starts:", each["loops"], {})
 
 
 def _deaths(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -114,10 +114,10 @@ class Ledger:
         self.settle()
         return self._last
 
-    def forget_last(self) -> None:
-        """Have no cell be the last one, until another one is run."""
-        self.settle()
-        self._last = None
+    def take_last(self) -> Request | None:
+        """Return the cell that was run last, and have none be it until another one is run."""
+        last, self._last = self.last, None
+        return last
 
     def note(self, request: Request) -> None:
         """Enter a request."""

@@ -268,8 +268,7 @@ class StandIn:
         return self._ledger.take_all()
 
     def _end_with(self, requests: list[Request], why: Failure) -> None:
-        last = self._ledger.last
-        self._ledger.forget_last()
+        last = self._ledger.take_last()
         if last is not None and not first_of_each(requests):
             # nobody waits for an answer: JupyterLab appends this to the cell that was run last
             self._publish("stream", {"name": "stderr", "text": why.plain + "\n"}, last.header)

@@ -115,14 +115,14 @@ def unpack(message: bytes) -> list[bytes]:
     """Return the frames of a message, as they came over a connection."""
     frames, end = [], 0
     while end < len(message):
-        _, start, end = _frame(message, end)
+        start, end = _body(message, end)
         frames.append(message[start:end])
     return frames
 
 
 def first(message: bytes) -> bytes:
     """Return the first frame of a message, as it came over a connection."""
-    _, start, end = _frame(message, 0)
+    start, end = _body(message, 0)
     return message[start:end]
 
 
@@ -133,14 +133,14 @@ def addressed(name: bytes, message: bytes) -> bytes:
 
 def split(message: bytes) -> tuple[bytes, bytes]:
     """Return the first frame of a packed message, and the others as a message, which is empty if there are none."""
-    _, start, end = _frame(message, 0)
+    start, end = _body(message, 0)
     return message[start:end], message[end:]
 
 
-def _frame(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return the flags of a frame whose head is there, and where its body begins and ends."""
+def _body(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the body of a frame begins and ends, whose head is there."""
     start = at + (9 if data[at] & _LONG else 2)
-    return data[at], start, start + int.from_bytes(data[at + 1 : start], "big")
+    return start, start + int.from_bytes(data[at + 1 : start], "big")
 
 
 class Decoder:

@@ -218,3 +218,19 @@ def test_who_speaks_is_told_to_pause(tmp_path):
             await hears.lost
 
     run(main())
+
+
+def test_a_handshake_that_cannot_begin_is_an_error():
+    async def main():
+        context = client_context(OURS, THEIRS.certificate)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3  # a policy of the system may leave nothing in common
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            with pytest.raises(ssl.SSLError):
+                await tls.connect(ours, context, "kernel", Hears())
+            with theirs.makefile("rb") as told:
+                assert (await asyncio.to_thread(told.read))[:1] == b"\x15", "an alert, and the end"
+
+    run(main())
