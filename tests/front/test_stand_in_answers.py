@@ -8,7 +8,7 @@ import pytest
 import zmq
 from conftest import ENDED, FAILED, PATIENCE, brief
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from wire import INFO
+from wire import INFO, make, party, read
 
 from slurm_provisioner.front import front as front_module
 from slurm_provisioner.front import standin
@@ -277,13 +277,35 @@ def test_a_hung_kernels_heart_does_not(served, heart, kernel):
     assert heart.recv() == b"pong"
 
 
-def test_a_client_that_is_not_known(served, client, kernel):
-    """Without the key, one may come as near as the sockets: nothing is done."""
-    with_another_key = {**served.connection, "key": b"another key"}
-    stranger = AsyncKernelClient()
-    stranger.load_connection_info(with_another_key)
-    sock = stranger.connect_shell()
-    stranger.session.send(sock, "execute_request", {"code": "1"})
+@pytest.fixture
+def stranger(served, context):
+    """One that came as near as the sockets, and has another key."""
+    with context.socket(zmq.DEALER) as sock:
+        sock.linger = 0
+        sock.connect(f"ipc://{served.front.endpoints['ip']}-1")
+        yield sock
+
+
+EXECUTE = make(party("stranger", b"another key"), "execute_request", {"code": "1"})
+
+
+def test_of_a_client_that_is_not_known_nothing_is_held(served, client, stranger, kernels):
+    stranger.send_multipart(EXECUTE)
+    stranger.send_multipart(make(party("known"), "kernel_info_request"))
+    assert stranger.poll(PATIENCE * 1000)  # it came, and what was before it
+    assert read(stranger.recv_multipart()).kind == "kernel_info_reply"
+    mine = client.execute("2")
+    kernel = kernels()
+    served.run(kernel)
+    assert kernel.take().id == mine
+
+
+def test_a_kernel_that_runs_judges_a_client_that_is_not_known(served, client, stranger, kernel):
+    """As a local one does; when it dies, nobody else answers."""
+    stranger.send_multipart(EXECUTE)
+    assert kernel.receive("shell")[2:] == EXECUTE
     mine = client.execute("2")
     assert kernel.take().id == mine
-    sock.close()
+    served.end()
+    assert client.told(mine) == FAILED
+    assert not stranger.poll(0)
