@@ -33,7 +33,7 @@ from .errors import (
     SlurmProvisionerError,
 )
 from .link import Link, Target
-from .loop import first, to_the_end
+from .loop import computed, first, to_the_end
 from .processes import this_server
 from .record import STARTING, JobRecord
 from .request import KernelCommand, Launch, kernel_request
@@ -91,6 +91,7 @@ class Allocation:
         self._nonce = secrets.token_hex(16)
         self._ours: Identity
         self._theirs: Identity
+        self._context: asyncio.Future[ssl.SSLContext]
         self._target: Target | None = None
         self._submitting: asyncio.Future[None] | None = None
         self._watch: Watch | None = None
@@ -155,9 +156,10 @@ class Allocation:
     async def _submit(self, command: KernelCommand, delay: float) -> None:
         account = await self._cluster.transport.account()
         slurm = self._cluster.slurm
-        job = await asyncio.to_thread(self._prepare, command, account, delay)
+        job = await computed(self._prepare, command, account, delay)
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
+        self._context = self._spawn(self._make_context())  # sbatch takes longer
         self.record.job_id = await slurm.submit(job)
         self.record.submitted_at = time.time()
         self.record.log_path = job.log_path(self.record.job_id)
@@ -195,13 +197,12 @@ class Allocation:
             files.cancel()
 
     async def _find_supervisor(self) -> None:
-        context = await self._context()  # there is time for it now
         arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
         self.record.node = arrival.node.name
         self._does(STARTING)
         self.arrival, self.arrived_at = arrival, time.time()
         self._found.set()
-        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, context))
+        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, await self._context))
 
     def _does(self, step: str) -> None:
         self.record.stage = step
@@ -214,8 +215,8 @@ class Allocation:
             if self._watch is not None:
                 self._watch.begins()
 
-    async def _context(self) -> ssl.SSLContext:
-        return await asyncio.to_thread(client_context, self._ours, self._theirs.certificate)
+    async def _make_context(self) -> ssl.SSLContext:
+        return await computed(client_context, self._ours, self._theirs.certificate)
 
     def _at(self, node: Node, hosts: tuple[str, ...], port: int, context: ssl.SSLContext) -> Target:
         return Target(node, hosts, port, context, min(self._config.lease / SIGNS_PER_LEASE, SIGN_PAUSE))
@@ -290,7 +291,7 @@ class Allocation:
             self._theirs = Identity(str(info["peer_certificate"]), "")
             node = Node(self.record.node, tuple(map(str, info["ssh_host_keys"])))
             hosts, port = tuple(map(str, info["hosts"])), int(info["port"])
-            self._attach(self._at(node, hosts, port, await self._context()))
+            self._attach(self._at(node, hosts, port, await self._make_context()))
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"This does not identify the job of a kernel: {error!r}.") from error
         self.record.started.set()

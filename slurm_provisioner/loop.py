@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "background_loop", "first", "read_pieces", "to_the_end", "within"]
+__all__ = ["LoopThread", "background_loop", "computed", "first", "read_pieces", "to_the_end", "within"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        #: See `computed`.
+        self.computing = concurrent.futures.ThreadPoolExecutor(1, "slurm-provisioner-computing")
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
         self._calls: dict[asyncio.Task[Any], list[concurrent.futures.Future[Any]]] = {}
         self._thread = threading.Thread(target=self._run, name="slurm-provisioner", daemon=True)
@@ -94,6 +96,7 @@ class LoopThread:
     def close(self) -> None:
         """Run the closers and stop the loop. Idempotent; called at the end of the interpreter."""
         atexit.unregister(self.close)
+        self.computing.shutdown(wait=False)
         if not self._thread.is_alive():
             return
         with suppress(concurrent.futures.TimeoutError):  # leases end what could not be given back in time
@@ -238,6 +241,15 @@ def _forget_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+async def computed(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that computes for milliseconds in a thread that is there for that, one call at a time.
+
+    With several such threads, loops would wait for the interpreter behind all of them, 5 ms each
+    (`sys.setswitchinterval`).
+    """
+    return await asyncio.get_running_loop().run_in_executor(background_loop().computing, function, *arguments)
 
 
 def read_pieces(transport: asyncio.BaseTransport) -> None:

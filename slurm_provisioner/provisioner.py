@@ -26,7 +26,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Dict
 
 from .errors import ConfigError
-from .loop import background_loop
+from .loop import background_loop, computed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +109,7 @@ class SlurmProvisioner(KernelProvisionerBase):
         argv = [*self.kernel_spec.argv, *kwargs.pop("extra_arguments", [])]
         given_env = dict(kwargs.get("env") or os.environ)
         # many starts at once, and what the first one imports, are not to hold up the server's loop
-        self._config, command = await asyncio.to_thread(self._read, argv, given_env, kwargs.get("cwd"))
+        self._config, command = await computed(self._read, argv, given_env, kwargs.get("cwd"))
         self._command = command
         return await super().pre_launch(cmd=command.argv, **kwargs)
 
