@@ -91,7 +91,7 @@ class Allocation:
         self._nonce = secrets.token_hex(16)
         self._ours: Identity
         self._theirs: Identity
-        self._context: asyncio.Future[ssl.SSLContext]
+        self._context: ssl.SSLContext
         self._target: Target | None = None
         self._submitting: asyncio.Future[None] | None = None
         self._watch: Watch | None = None
@@ -159,8 +159,12 @@ class Allocation:
         job = await computed(self._prepare, command, account, delay)
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
-        self._context = self._spawn(self._make_context())  # sbatch takes longer
-        self.record.job_id = await slurm.submit(job)
+        making = asyncio.ensure_future(self._make_context())  # sbatch takes longer
+        try:
+            self.record.job_id = await slurm.submit(job)
+            self._context = await making
+        finally:
+            making.cancel()
         self.record.submitted_at = time.time()
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
@@ -176,6 +180,7 @@ class Allocation:
             stop_timeout=STOP_TIMEOUT / 2,
             squeue=self._cluster.slurm.state_argv(),
             server=this_server(),
+            host=account.host,
             submitted=time.time(),
         )
         return prepare(self._config, command, account, launch, delay=math.ceil(delay))
@@ -202,7 +207,7 @@ class Allocation:
         self._does(STARTING)
         self.arrival, self.arrived_at = arrival, time.time()
         self._found.set()
-        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, await self._context))
+        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, self._context))
 
     def _does(self, step: str) -> None:
         self.record.stage = step

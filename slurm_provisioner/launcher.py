@@ -371,6 +371,8 @@ class Request:
         self.port_range: Optional[List[int]] = field(document, "listen.port_range", list, NOTHING, of=int)
         if self.port_range and (len(self.port_range) != 2 or not 0 < self.port_range[0] <= self.port_range[1] < 65536):  # noqa: PLR2004
             raise LauncherError(BAD_REQUEST, f"{self.port_range} is no range of ports")
+        #: What the machine that submitted is known by, see `submitted_here`.
+        self.host: str = field(document, "host", str)
         self.lease: Optional[float] = field(document, "lease", int, float, NOTHING)
         self.crash_grace: float = field(document, "crash_grace", int, float)
         self.warn_before_end: float = field(document, "warn_before_end", int, float)
@@ -1089,15 +1091,14 @@ async def resolve(name: str) -> Tuple[str, List[str]]:
     return name, []
 
 
-def submitted_here(run_dir: str) -> bool:
+def submitted_here(host: str) -> bool:
     """Whether the job was submitted on this very host, and in our network namespace."""
     with suppress(OSError):
-        ours = [read_text("/proc/sys/kernel/random/boot_id").strip(), os.readlink("/proc/self/ns/net")]
-        return read_text(os.path.join(run_dir, "login-host")).split() == ours
+        return host.split() == [read_text("/proc/sys/kernel/random/boot_id").strip(), os.readlink("/proc/self/ns/net")]
     return False
 
 
-async def choose_address(request: Request, run_dir: str) -> Tuple[str, List[str]]:
+async def choose_address(request: Request) -> Tuple[str, List[str]]:
     """Choose the address to bind, and those to announce."""
     if request.address:
         return request.address, [request.address]
@@ -1108,7 +1109,7 @@ async def choose_address(request: Request, run_dir: str) -> Tuple[str, List[str]
                 NO_PORT, f"cannot bind: there is no interface {request.interface!r} with an address here"
             )
         return address, [address]
-    if submitted_here(run_dir):
+    if submitted_here(request.host):
         return "127.0.0.1", ["127.0.0.1"]
     host = socket.gethostname()
     submitter = os.environ.get("SLURM_SUBMIT_HOST") or host
@@ -1154,7 +1155,6 @@ def withdraw(run_dir: str, nonce: str) -> None:
     with suppress(OSError, ValueError, RecursionError, LauncherError):
         if field(json.loads(read_text(path)), "nonce", str) == nonce:
             os.unlink(path)
-            os.unlink(os.path.join(run_dir, "login-host"))
 
 
 class TLS(Protocol):
@@ -1506,7 +1506,7 @@ class Supervisor:
         if self.request.lease is not None:
             self.lease.begin()
         try:
-            address, hosts = await choose_address(self.request, run_dir)
+            address, hosts = await choose_address(self.request)
             port = await self.port.open(address, self.request, self.private)
             python = "{}.{}.{}".format(*sys.version_info)
             whereabouts = {"hosts": hosts, "port": port, "ssh_host_keys": ssh_host_keys()}

@@ -204,7 +204,7 @@ def parse_account(stdout: str) -> dict[str, Job]:
 _REMOVE = r"""
 while [ $# -gt 1 ]; do
     if cd -- "$1" && grep -qF "\"$2\"" about.json; then
-        rm -f request.json connection.json connection.json.???????? login-host progress job.log about.json
+        rm -f request.json connection.json connection.json.???????? progress job.log about.json
         cd / && rmdir -- "$1"
         printf '%s\n' "$2"
     fi

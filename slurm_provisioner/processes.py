@@ -1,4 +1,4 @@
-"""Which process is which, over reuse of their numbers, reboots and containers.
+"""Which process is which, and which machine, over reuse of numbers, reboots and containers.
 
 Source: proc(5).
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .about import Server
 
-__all__ = ["is_gone", "this_process", "this_server"]
+__all__ = ["is_gone", "this_host", "this_process", "this_server"]
 
 
 def this_server() -> Server:
@@ -22,6 +22,16 @@ def this_server() -> Server:
     with suppress(KeyError, OSError):  # nobody has that number
         user = getpass.getuser()
     return Server(socket.gethostname(), user, this_process())
+
+
+def this_host() -> str:
+    """Return what tells this machine, and the network that it sees, from any other: boot and network namespace.
+
+    It is "" where the system does not tell.
+    """
+    with suppress(OSError):
+        return f"{_boot()} {Path('/proc/self/ns/net').readlink()}"
+    return ""
 
 
 def this_process() -> str:
@@ -46,11 +56,14 @@ def is_gone(process: str) -> bool:
 
 def _identity(pid: int) -> str:
     with suppress(OSError, IndexError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # a name may have spaces
         start = "ended" if fields[0] in (b"Z", b"X") else fields[19].decode()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {pid} {start}"
+        return f"{_boot()} {Path('/proc/self/ns/pid').readlink()} {pid} {start}"
     return ""
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _exists(pid: int) -> bool:

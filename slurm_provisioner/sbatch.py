@@ -26,10 +26,10 @@ __all__ = [
 _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
 
 # Run by a POSIX shell on the cluster: makes the run directory, puts the request and what the kernel is (the first two
-# lines of stdin) in it, tells which host this is, and hands the rest of stdin to sbatch. One round trip, and nothing
-# secret in any argv. Programs are few: each takes a millisecond of every start. sbatch gets a clean environment:
-# SBATCH_* would beat the script's own lines, and --export=ALL, its default, would ship every variable of the server
-# into the job. `read` takes exactly one line off a pipe (POSIX, read).
+# lines of stdin) in it, and hands the rest of stdin to sbatch. One round trip, and nothing secret in any argv. Programs
+# are few: each takes a millisecond of every start. sbatch gets a clean environment: SBATCH_* would beat the script's
+# own lines, and --export=ALL, its default, would ship every variable of the server into the job. `read` takes exactly
+# one line off a pipe (POSIX, read).
 _SUBMIT = r"""
 umask=$(umask)
 umask 077
@@ -43,9 +43,7 @@ IFS= read -r request && IFS= read -r about || exit 91
     done
     : > job.log && : > progress &&
     printf '%s\n' "$about" > about.json &&
-    printf '%s\n' "$request" > request.json &&
-    { read -r boot < /proc/sys/kernel/random/boot_id && net=$(readlink /proc/self/ns/net) &&
-      printf '%s\n%s\n' "$boot" "$net" > login-host || :; }
+    printf '%s\n' "$request" > request.json
 } || exit 92
 [ -z "$log_dir" ] || [ -d "$log_dir" ] || mkdir -p -- "$log_dir" || exit 92
 cd || cd /
@@ -75,7 +73,7 @@ _PRUNE = r"""
 cd -- "$1" || exit
 for folder in $(find . -maxdepth 1 -type d -mtime "+$2" -name '????????-????-????-????-????????????'); do
     [ -e "$folder/request.json" ] || [ -e "$folder/connection.json" ] || {
-        rm -f "$folder/about.json" "$folder/job.log" "$folder/login-host" "$folder/progress"
+        rm -f "$folder/about.json" "$folder/job.log" "$folder/progress"
         rmdir "$folder"
     }
 done 2> /dev/null

@@ -22,10 +22,14 @@ class Account:
         The login name.
     home : str
         The home directory, absolute.
+    host : str
+        The machine that submits: its boot and the network that it sees, as by `processes.this_host`; "" if that is not
+        known.
     """
 
     user: str
     home: str
+    host: str = ""
 
 
 @dataclass(frozen=True)

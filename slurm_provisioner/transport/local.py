@@ -13,6 +13,7 @@ from typing import Any
 from ..environment import clean_environment
 from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
+from ..processes import this_host
 from . import Account, Completed, Node, Route, too_slow
 from .children import end
 from .scout import Scouts
@@ -34,7 +35,7 @@ class LocalTransport:
 
     async def account(self) -> Account:
         """Return who runs this process."""
-        return Account(getpass.getuser(), str(Path.home()))
+        return Account(getpass.getuser(), str(Path.home()), this_host())
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command as a process of its own session, so that a Ctrl-C in the terminal does not reach it."""

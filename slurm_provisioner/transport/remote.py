@@ -63,7 +63,7 @@ _SAFE = re.compile(r"[A-Za-z0-9 _./:=,@+-]+")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a login shell of the user sets up, which other shells there do not.
+    """What a login shell of the user sets up, which other shells there do not, and where that is.
 
     Attributes
     ----------
@@ -71,11 +71,14 @@ class Settings:
         Name and home directory.
     variables : mapping
         What commands need in their environment.
+    host : str
+        The machine, as by `processes.this_host`; "" where it does not tell.
     """
 
     user: str
     home: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
 
 
 def wrap(argv: Sequence[str], mark: str, *, seconds: float | None, settings: Settings | None) -> bytes:
@@ -180,7 +183,11 @@ class Marked:
 
 
 # PATH and Slurm's configuration are often set for login shells only.
-_TELL = """printf '\\n%s\\n' "$1" "$(id -un)" "$HOME" "$PATH" "$SLURM_CONF" "$SLURM_CONF_SERVER" """
+_TELL = """\
+host=
+{ boot=$(cat /proc/sys/kernel/random/boot_id) && net=$(readlink /proc/self/ns/net) && host="$boot $net"; } 2> /dev/null
+printf '\\n%s\\n' "$1" "$(id -un)" "$HOME" "$host" "$PATH" "$SLURM_CONF" "$SLURM_CONF_SERVER"
+"""
 _ASK = 'if command -v bash > /dev/null; then exec bash -l -c "$@"; else exec sh -l -c "$@"; fi'
 _TOLD = ("PATH", "SLURM_CONF", "SLURM_CONF_SERVER")
 
@@ -197,9 +204,10 @@ def read_settings(stdout: str, mark: str) -> Settings | None:
     """Return what the command of `settings_argv` told, whatever else the shell printed; None if it did not."""
     _, found, told = stdout.rpartition(f"\n{mark}\n")
     lines = told.split("\n")[1::2]
-    if not found or len(lines) < len(_TOLD) + 2 or not lines[1].startswith("/"):
+    if not found or len(lines) < len(_TOLD) + 3 or not lines[1].startswith("/"):
         return None
-    return Settings(lines[0], lines[1], {name: value for name, value in zip(_TOLD, lines[2:], strict=False) if value})
+    variables = {name: value for name, value in zip(_TOLD, lines[3:], strict=False) if value}
+    return Settings(lines[0], lines[1], variables, lines[2])
 
 
 #: Tells what is written to small files of several folders, each a job of its own, until standard input ends.

@@ -76,7 +76,7 @@ class SshTransport:
         if asyncio.get_running_loop().time() - self._heard > SILENT_AFTER and not await self._answers(connection):
             await self._lasting.get(wanted=True)
         assert self._settings is not None, "a connection comes with them"
-        return Account(self._settings.user, self._settings.home)
+        return Account(self._settings.user, self._settings.home, self._settings.host)
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command, with the settings of a login shell of the user, and whatever shell that is."""

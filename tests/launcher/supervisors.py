@@ -273,10 +273,9 @@ class Job:
             "crash_grace": 60.0,
             "warn_before_end": 300.0,
             "stop_timeout": 5.0,
+            "host": f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}",
             **request,
         }
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        (self.run_dir / "login-host").write_text(f"{boot_id}\n{os.readlink('/proc/self/ns/net')}\n")
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JPY_"))}
         self.environ.update(HOME=str(self.home), TMPDIR=str(self.tmp), SLURM_JOB_ID="1234", LAUNCHER_TEST=self.mark)
         self.environ.pop("SLURM_TMPDIR", None)

@@ -95,7 +95,7 @@ def test_nowhere_to_tell_the_port(make_job):
     job = make_job()
     (job.run_dir / "connection.json").mkdir()
     fails(job.start(), 115, "connection.json")
-    assert job.files == ["connection.json", "job.log", "login-host"]
+    assert job.files == ["connection.json", "job.log"]
 
 
 def test_a_stubborn_kernel_is_ended_all_the_same(make_job):

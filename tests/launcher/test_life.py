@@ -371,7 +371,7 @@ def test_a_run_directory_that_is_anothers_by_now_is_left_alone(job: Job):
         supervisor.call("stop")
         supervisor.until_end()
     assert job.wait() == 0
-    assert job.files == ["connection.json", "job.log", "login-host"]
+    assert job.files == ["connection.json", "job.log"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"nonce": 1}', b"\xff".decode("latin-1")])

@@ -56,7 +56,7 @@ def test_from_the_start_to_a_stop(job: Job):
         assert python.split(".")[0] == "3"
         assert abs(told_at - time.time()) < 60
         assert mode(job.run_dir / "connection.json") == 0o600
-        assert job.files == ["connection.json", "job.log", "login-host"]
+        assert job.files == ["connection.json", "job.log"]
 
         (private,) = job.private_dirs
         name = f"kernel-{job.request['kernel_id']}.json"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_provisioner.environment import clean_environment
+from slurm_provisioner.processes import this_host
 from slurm_provisioner.transport import remote
 from slurm_provisioner.transport.remote import Reply, Settings
 
@@ -137,6 +138,7 @@ def test_settings_of_a_shell(login, monkeypatch, tmp_path):
     found = remote.read_settings(done.stdout, "the-mark")
     assert found is not None
     assert found.home == str(tmp_path)
+    assert found.host == this_host() != ""
     assert found.variables.get("SLURM_CONF") == ("/opt/slurm.conf" if login else None)
     assert found.variables["PATH"].endswith("/opt/slurm/bin") == login
 
