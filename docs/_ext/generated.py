@@ -30,6 +30,7 @@ _PARTS: dict[str, Callable[..., str]] = {
     "performance-hops": performance_text.hops,
     "performance-machine": performance_text.machine,
     "performance-stalls": performance_text.stalls,
+    "performance-steps": performance_text.steps,
     "performance-trips": performance_text.trips,
     "planning": planning_text.load,
     "planning-assumptions": planning_text.assumptions,

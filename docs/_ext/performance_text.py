@@ -8,9 +8,10 @@ from typing import Any
 
 from config_text import table
 from growth import GROWTH, growth_lines
+from steps import STEPS
 from units import shown
 
-__all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows", "stalls", "trips"]
+__all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows", "stalls", "steps", "trips"]
 
 #: What `scripts/bench --save` has written.
 RESULTS = Path(__file__).parents[2] / "scripts" / "bench.d" / "results.json"
@@ -25,7 +26,7 @@ _PARTS = {
 }
 _MET = {True: "✓", False: "**missed**", None: ""}
 _HEADS = ("", "floor", "local", "ours", "beside", "to reach", "")
-_HOP = "hop: "
+_HOP, _STEP = "hop: ", "step: "
 _TRIPS = {
     "local": "a local kernel",
     "floor": "bare sbatch, the client on the node",
@@ -80,6 +81,14 @@ def hops() -> str:
         if name.startswith(_HOP)
     ]
     return table(["", "local", "floor", "ours"], lines)
+
+
+def steps() -> str:
+    """Return what passes until `start_kernel` returns."""
+    one = results()["measured"]["one"]
+    lines = [[step, *(shown(one[_STEP + step].get(way), "ms") for way in ("local", "ours"))] for step in STEPS]
+    whole = ["all of it", *(shown(one["start_kernel returns"][way], "ms") for way in ("local", "ours"))]
+    return table(["", "local", "ours"], [*lines, whole])
 
 
 def trips() -> str:

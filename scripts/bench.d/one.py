@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
+from steps import Steps
 from subjects import Bare, Local, Slurm, queued
 from telling import progress
 
@@ -123,12 +124,17 @@ def hops(subject: Any, client: BlockingKernelClient, began: float, result: float
     return found
 
 
-def one_round(subject: Any, record: Callable[[str, float], None], *, heavy: bool) -> None:
+def one_round(subject: Any, record: Callable[[str, float], None], steps: Steps, *, heavy: bool) -> None:
     began, at = time.time(), time.perf_counter()
+    steps.begin()
     subject.start()
     record("start_kernel returns", time.perf_counter() - at)
+    told = steps.told()
     if isinstance(subject, Bare):
         record("sbatch returns", subject.submitting)
+    else:
+        for step, seconds in told.items():
+            record(f"step: {step}", seconds)
     client = subject.connect()
     record("start to kernel_info", time.perf_counter() - at)
     run(client, "1")
@@ -188,10 +194,11 @@ def go_through(
 def measure(rounds: int, heavy: int) -> dict[str, dict[str, float]]:
     """Medians by row and name, and the slowest start."""
     subjects: list[Any] = [Bare(), Local(), Slurm()]
-    first: Samples = go_through(subjects, 1, lambda subject, _, record: one_round(subject, record, heavy=False))
+    steps = Steps()
+    first: Samples = go_through(subjects, 1, lambda subject, _, record: one_round(subject, record, steps, heavy=False))
 
     def each(subject: Any, number: int, record: Callable[[str, float], None]) -> None:
-        one_round(subject, record, heavy=number < heavy)
+        one_round(subject, record, steps, heavy=number < heavy)
 
     samples = go_through(subjects, rounds, each)
     found = {row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()}

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from slurm_provisioner import loop as loop_module
-from slurm_provisioner.loop import LoopThread, background_loop, within
+from slurm_provisioner.loop import LoopThread, background_loop, computed, within
 
 
 def test_coroutines_run_on_the_background_loop_whatever_the_callers():
@@ -102,6 +102,25 @@ background_loop().at_exit("x", closer)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("given back\n", "")
+
+
+def test_what_computes_does_so_one_at_a_time_and_holds_no_loop_up():
+    story, threads = [], set()
+
+    def work(number: int) -> int:
+        threads.add(threading.get_ident())
+        story.append(number)
+        time.sleep(0.001)  # others could begin
+        story.append(number)
+        return number
+
+    async def main():
+        return await asyncio.gather(*(computed(work, number) for number in range(20)))
+
+    assert asyncio.run(main()) == list(range(20))
+    assert story == [number for number in range(20) for _ in "be"]
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
