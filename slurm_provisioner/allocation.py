@@ -162,10 +162,10 @@ class Allocation:
         making = asyncio.ensure_future(self._make_context())  # sbatch takes longer
         try:
             self.record.job_id = await slurm.submit(job)
+            self.record.submitted_at = time.time()
             self._context = await making
         finally:
             making.cancel()
-        self.record.submitted_at = time.time()
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
         self.record.changed()
