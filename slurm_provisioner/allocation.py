@@ -91,7 +91,6 @@ class Allocation:
         self._nonce = secrets.token_hex(16)
         self._ours: Identity
         self._theirs: Identity
-        self._context: ssl.SSLContext
         self._target: Target | None = None
         self._submitting: asyncio.Future[None] | None = None
         self._watch: Watch | None = None
@@ -159,13 +158,8 @@ class Allocation:
         job = await computed(self._prepare, command, account, delay)
         self._home, self.run_dir, self.record.job_name = account.home, job.run_dir, job.job_name
         self._unguard = slurm.if_we_die(job.job_name, job.run_dir)
-        making = asyncio.ensure_future(self._make_context())  # sbatch takes longer
-        try:
-            self.record.job_id = await slurm.submit(job)
-            self.record.submitted_at = time.time()
-            self._context = await making
-        finally:
-            making.cancel()
+        self.record.job_id = await slurm.submit(job)
+        self.record.submitted_at = time.time()
         self.record.log_path = job.log_path(self.record.job_id)
         self._follow_job()
         self.record.changed()
@@ -180,7 +174,7 @@ class Allocation:
             stop_timeout=STOP_TIMEOUT / 2,
             squeue=self._cluster.slurm.state_argv(),
             server=this_server(),
-            host=account.host,
+            submitted_on=account.machine,
             submitted=time.time(),
         )
         return prepare(self._config, command, account, launch, delay=math.ceil(delay))
@@ -190,7 +184,12 @@ class Allocation:
         self._watch = self._cluster.watcher.watch(record.job_id, record.job_name, self._slurm_says, record.notes)
 
     async def _wait_until_up(self, delay: float) -> None:
-        files = self._spawn(self._find_supervisor())
+        try:
+            context = await self._make_context()  # there is time for it now
+        except OSError as error:
+            hint = "The key of the connection is a file for a moment, in a folder of TMPDIR: is there space?"
+            raise LinkError(f"The connection to the job cannot be prepared: {error}.", hint=hint) from error
+        files = self._spawn(self._find_supervisor(context))
         wait = self._config.queue_timeout
         try:
             await self._until(self.record.started, None if wait is None else wait + delay)
@@ -201,13 +200,13 @@ class Allocation:
         finally:
             files.cancel()
 
-    async def _find_supervisor(self) -> None:
+    async def _find_supervisor(self, context: ssl.SSLContext) -> None:
         arrival = await await_supervisor(self._cluster.transport, self.run_dir, self._nonce, self._does)
         self.record.node = arrival.node.name
         self._does(STARTING)
         self.arrival, self.arrived_at = arrival, time.time()
         self._found.set()
-        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, self._context))
+        self._attach(self._at(arrival.node, arrival.hosts, arrival.port, context))
 
     def _does(self, step: str) -> None:
         self.record.stage = step

@@ -371,8 +371,8 @@ class Request:
         self.port_range: Optional[List[int]] = field(document, "listen.port_range", list, NOTHING, of=int)
         if self.port_range and (len(self.port_range) != 2 or not 0 < self.port_range[0] <= self.port_range[1] < 65536):  # noqa: PLR2004
             raise LauncherError(BAD_REQUEST, f"{self.port_range} is no range of ports")
-        #: What the machine that submitted is known by, see `submitted_here`.
-        self.host: str = field(document, "host", str)
+        #: Which machine that was, see `submitted_here`.
+        self.submitted_on: str = field(document, "submitted_on", str)
         self.lease: Optional[float] = field(document, "lease", int, float, NOTHING)
         self.crash_grace: float = field(document, "crash_grace", int, float)
         self.warn_before_end: float = field(document, "warn_before_end", int, float)
@@ -1091,10 +1091,11 @@ async def resolve(name: str) -> Tuple[str, List[str]]:
     return name, []
 
 
-def submitted_here(host: str) -> bool:
+def submitted_here(machine: str) -> bool:
     """Whether the job was submitted on this very host, and in our network namespace."""
     with suppress(OSError):
-        return host.split() == [read_text("/proc/sys/kernel/random/boot_id").strip(), os.readlink("/proc/self/ns/net")]
+        boot = read_text("/proc/sys/kernel/random/boot_id").strip()
+        return machine == "{} {}".format(boot, os.readlink("/proc/self/ns/net"))
     return False
 
 
@@ -1109,7 +1110,7 @@ async def choose_address(request: Request) -> Tuple[str, List[str]]:
                 NO_PORT, f"cannot bind: there is no interface {request.interface!r} with an address here"
             )
         return address, [address]
-    if submitted_here(request.host):
+    if submitted_here(request.submitted_on):
         return "127.0.0.1", ["127.0.0.1"]
     host = socket.gethostname()
     submitter = os.environ.get("SLURM_SUBMIT_HOST") or host

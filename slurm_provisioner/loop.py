@@ -1,4 +1,4 @@
-"""The event loop that everything long-lived runs on: one daemon thread of our own.
+"""The event loop that everything long-lived runs on: one daemon thread of our own, and one for what computes.
 
 jupyter_client's blocking managers drive a provisioner with `run_until_complete`, one call at a time, and its
 async managers from any loop. A link or a watcher made on such a loop would stop between two calls. So it lives here.
@@ -28,7 +28,7 @@ READ_BYTES = 2**16
 
 
 class LoopThread:
-    """An asyncio event loop in a daemon thread.
+    """An asyncio event loop in a daemon thread, and a thread for what would hold it up.
 
     Closers registered with `at_exit` run on the loop when the interpreter ends, together at most `EXIT_TIMEOUT`
     seconds.
@@ -244,7 +244,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 async def computed(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function that computes for milliseconds in a thread that is there for that, one call at a time.
+    """Call a function that computes for milliseconds or more in a thread that is there for that, one call at a time.
 
     With several such threads, loops would wait for the interpreter behind all of them, 5 ms each
     (`sys.setswitchinterval`).

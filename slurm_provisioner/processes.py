@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .about import Server
 
-__all__ = ["is_gone", "this_host", "this_process", "this_server"]
+__all__ = ["is_gone", "this_machine", "this_process", "this_server"]
 
 
 def this_server() -> Server:
@@ -24,7 +24,7 @@ def this_server() -> Server:
     return Server(socket.gethostname(), user, this_process())
 
 
-def this_host() -> str:
+def this_machine() -> str:
     """Return what tells this machine, and the network that it sees, from any other: boot and network namespace.
 
     It is "" where the system does not tell.

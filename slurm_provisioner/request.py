@@ -93,7 +93,7 @@ class Launch:
         The command that prints the job's state, for a supervisor that hears of nobody any more.
     server : Server
         Who submits it.
-    host : str
+    submitted_on : str
         The machine that does, see `Account`: a job on the very same one is reached by loopback.
     submitted : float
         When, in seconds since the epoch.
@@ -106,7 +106,7 @@ class Launch:
     stop_timeout: float
     squeue: list[str]
     server: Server = field(default_factory=Server)
-    host: str = ""
+    submitted_on: str = ""
     submitted: float = 0.0
 
 
@@ -131,7 +131,7 @@ def launch_request(config: KernelConfig, command: KernelCommand, launch: Launch,
             "peer_certificate": launch.server_certificate,
         },
         "listen": {"address": config.address, "interface": config.interface, "port_range": config.port_range},
-        "host": launch.host,
+        "submitted_on": launch.submitted_on,
         "lease": None if config.persistent else config.lease,
         "crash_grace": config.crash_grace,
         "warn_before_end": batch.warning_seconds(config),

@@ -86,7 +86,7 @@ def hops() -> str:
 def steps() -> str:
     """Return what passes until `start_kernel` returns."""
     one = results()["measured"]["one"]
-    lines = [[step, *(shown(one[_STEP + step].get(way), "ms") for way in ("local", "ours"))] for step in STEPS]
+    lines = [[step, *(shown(one.get(_STEP + step, {}).get(way), "ms") for way in ("local", "ours"))] for step in STEPS]
     whole = ["all of it", *(shown(one["start_kernel returns"][way], "ms") for way in ("local", "ours"))]
     return table(["", "local", "ours"], [*lines, whole])
 

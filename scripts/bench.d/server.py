@@ -18,12 +18,12 @@ from jupyter_client.multikernelmanager import AsyncMultiKernelManager
 __all__ = ["Server", "first_result"]
 
 _ARGV = [sys.executable, str(Path(__file__).with_name("tiny_kernel.py")), "{connection_file}"]
-#: Jobs have machines of their own elsewhere; here they give way to the server, which is measured, and leave it a core
-#: of two. Where Linux groups processes by session (sched(7), autogroup), it is the group that does; a kernel's is its
-#: own.
+#: Jobs have machines of their own elsewhere; here they give way to the server, which is measured, and leave it the
+#: first core. Where Linux groups processes by session (sched(7), autogroup), it is the group that does; a kernel's is
+#: its own.
 _GIVE_WAY = (
     "renice -n 19 -p $$ > /dev/null; "
-    "{ taskset -cp $(($(nproc --all) - 1)) $$; echo 19 > /proc/self/autogroup; } > /dev/null 2>&1"
+    "{ taskset -cp 1-$(($(nproc --all) - 1)) $$; echo 19 > /proc/self/autogroup; } > /dev/null 2>&1"
 )
 _RESOURCES = {
     "time": "60",

@@ -15,13 +15,13 @@ from slurm_provisioner.slurm import Slurm
 
 __all__ = ["STEPS", "Steps"]
 
-_READ = "the kernelspec and what it asks for are read"
+_READ = "the kernelspec is read, and a local kernel's connection file written"
 _BOUND = "endpoints for clients are bound"
 _MADE = "certificates, request and script are made"
 _SUBMITTED = "one command makes the run directory and calls sbatch"
 _LAUNCHED = "the endpoints are handed to the caller's loop"
 _STARTED = "a process is started"
-_POSTED = "jupyter_client writes the connection file and connects"
+_POSTED = "jupyter_client notes where the kernel is and connects"
 _PAUSED = "jupyter_client pauses for 10 ms"
 #: All of them, in order; no kernel has each.
 STEPS = (_READ, _BOUND, _MADE, _SUBMITTED, _LAUNCHED, _STARTED, _POSTED, _PAUSED)

@@ -22,14 +22,13 @@ class Account:
         The login name.
     home : str
         The home directory, absolute.
-    host : str
-        The machine that submits: its boot and the network that it sees, as by `processes.this_host`; "" if that is not
-        known.
+    machine : str
+        What submits: its boot and the network that it sees, as by `processes.this_machine`; "" if that is not known.
     """
 
     user: str
     home: str
-    host: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Transport(Protocol):
     """The way to a cluster. Every method may be called by many tasks at once, on the background loop."""
 
     async def account(self) -> Account:
-        """Return who the user is on the cluster."""
+        """Return who the user is on the cluster, and on which machine."""
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command there, to its end.

@@ -13,7 +13,7 @@ from typing import Any
 from ..environment import clean_environment
 from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
-from ..processes import this_host
+from ..processes import this_machine
 from . import Account, Completed, Node, Route, too_slow
 from .children import end
 from .scout import Scouts
@@ -34,8 +34,8 @@ class LocalTransport:
         self._scouts = Scouts()
 
     async def account(self) -> Account:
-        """Return who runs this process."""
-        return Account(getpass.getuser(), str(Path.home()), this_host())
+        """Return who runs this process, and where."""
+        return Account(getpass.getuser(), str(Path.home()), this_machine())
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command as a process of its own session, so that a Ctrl-C in the terminal does not reach it."""

@@ -71,14 +71,14 @@ class Settings:
         Name and home directory.
     variables : mapping
         What commands need in their environment.
-    host : str
-        The machine, as by `processes.this_host`; "" where it does not tell.
+    machine : str
+        Which one it is, as by `processes.this_machine`; "" where that is not told.
     """
 
     user: str
     home: str
     variables: Mapping[str, str] = field(default_factory=dict)
-    host: str = ""
+    machine: str = ""
 
 
 def wrap(argv: Sequence[str], mark: str, *, seconds: float | None, settings: Settings | None) -> bytes:
@@ -184,9 +184,10 @@ class Marked:
 
 # PATH and Slurm's configuration are often set for login shells only.
 _TELL = """\
-host=
-{ boot=$(cat /proc/sys/kernel/random/boot_id) && net=$(readlink /proc/self/ns/net) && host="$boot $net"; } 2> /dev/null
-printf '\\n%s\\n' "$1" "$(id -un)" "$HOME" "$host" "$PATH" "$SLURM_CONF" "$SLURM_CONF_SERVER"
+machine=
+{ boot=$(cat /proc/sys/kernel/random/boot_id) && net=$(readlink /proc/self/ns/net) &&
+  machine="$boot $net"; } 2> /dev/null
+printf '\\n%s\\n' "$1" "$(id -un)" "$HOME" "$machine" "$PATH" "$SLURM_CONF" "$SLURM_CONF_SERVER"
 """
 _ASK = 'if command -v bash > /dev/null; then exec bash -l -c "$@"; else exec sh -l -c "$@"; fi'
 _TOLD = ("PATH", "SLURM_CONF", "SLURM_CONF_SERVER")

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from ..errors import CommandNotFoundError, CommandTimeoutError, LoginHostError
 from ..guard import guard
@@ -71,12 +72,12 @@ class SshTransport:
         self._awake: asyncio.Task[None] | None = None
 
     async def account(self) -> Account:
-        """Return who the user is there. The login host is tried, whatever was found before."""
+        """Return who the user is there, and on which machine. The login host is tried, whatever was found before."""
         connection = await self._lasting.get(wanted=True)
         if asyncio.get_running_loop().time() - self._heard > SILENT_AFTER and not await self._answers(connection):
             await self._lasting.get(wanted=True)
         assert self._settings is not None, "a connection comes with them"
-        return Account(self._settings.user, self._settings.home, self._settings.host)
+        return Account(self._settings.user, self._settings.home, self._settings.machine)
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command, with the settings of a login shell of the user, and whatever shell that is."""
@@ -129,12 +130,15 @@ class SshTransport:
         return None if connection is None else await self._welcome(connection)
 
     async def _welcome(self, connection: Connection) -> Connection:
-        if self._settings is None:
-            try:
+        try:
+            if self._settings is None:
                 self._settings = await self._ask_settings(connection)
-            except BaseException:
-                await connection.aclose()
-                raise
+            else:  # it may be another machine of that name
+                told = await self._ask(connection, login=False)
+                self._settings = replace(self._settings, machine=told.machine if told is not None else "")
+        except BaseException:
+            await connection.aclose()
+            raise
         self._sessions.begin_anew()
         if self._awake is None:
             self._awake = asyncio.ensure_future(self._notice_sleep())
@@ -158,13 +162,17 @@ class SshTransport:
                 await self._answers(self._lasting.now)
 
     async def _ask_settings(self, connection: Connection) -> remote.Settings:
-        mark = f"settings-{secrets.token_hex(8)}"
         for login in (True, False):
-            with contextlib.suppress(CommandTimeoutError):
-                done = await self._run(connection, remote.settings_argv(mark, login=login), b"", SETTINGS_TIMEOUT)
-                if (settings := remote.read_settings(done.stdout, mark)) is not None:
-                    return settings
+            if (settings := await self._ask(connection, login=login)) is not None:
+                return settings
         raise words.mute(self._login, "")
+
+    async def _ask(self, connection: Connection, *, login: bool) -> remote.Settings | None:
+        mark = f"settings-{secrets.token_hex(8)}"
+        with contextlib.suppress(CommandTimeoutError):
+            done = await self._run(connection, remote.settings_argv(mark, login=login), b"", SETTINGS_TIMEOUT)
+            return remote.read_settings(done.stdout, mark)
+        return None
 
     async def _hop(self, node: Node) -> Connection:
         return await (await self._lasting.get()).hop(node)

@@ -30,6 +30,7 @@ FAKE_KERNEL = Path(__file__).with_name("fake_kernel.py")
 FAKE_ARGV = [sys.executable, "-I", "-S", str(FAKE_KERNEL), "{connection_file}"]
 CHANNELS = ["shell", "iopub", "stdin", "control", "hb"]
 PATIENCE = 20.0  # seconds; what takes as long has failed
+THIS_MACHINE = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}"
 END = 2**32 - 1  # of a stream
 HEADER_BYTES = 26  # of a frame
 
@@ -273,7 +274,7 @@ class Job:
             "crash_grace": 60.0,
             "warn_before_end": 300.0,
             "stop_timeout": 5.0,
-            "host": f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}",
+            "submitted_on": THIS_MACHINE,
             **request,
         }
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JPY_"))}

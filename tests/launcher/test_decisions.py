@@ -175,7 +175,7 @@ def choose(monkeypatch, addresses, interfaces, **listen):
     monkeypatch.setattr(socket, "gethostname", lambda: "host")
     monkeypatch.setenv("SLURM_SUBMIT_HOST", "login")
     monkeypatch.setenv("SLURMD_NODENAME", "c1")
-    request = types.SimpleNamespace(**{"address": None, "interface": None, "host": "", **listen})
+    request = types.SimpleNamespace(**{"address": None, "interface": None, "submitted_on": "", **listen})
     return asyncio.run(launcher.choose_address(request))
 
 

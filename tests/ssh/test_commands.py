@@ -15,7 +15,7 @@ from conftest import LogIn, alive, happens, soon
 from login_host import PATIENCE, Sshd, shell
 
 from slurm_provisioner.errors import CommandNotFoundError, CommandTimeoutError
-from slurm_provisioner.processes import this_host
+from slurm_provisioner.processes import this_machine
 from slurm_provisioner.transport import Account
 
 SHELLS = ("bash", "dash", "tcsh", "fish")
@@ -62,7 +62,7 @@ WORDS = [
 
 def test_the_account_is_who_logs_in(log_in: LogIn):
     me = pwd.getpwuid(os.getuid())
-    assert log_in(lambda transport: soon(transport.account())) == Account(getpass.getuser(), me.pw_dir, this_host())
+    assert log_in(lambda transport: soon(transport.account())) == Account(getpass.getuser(), me.pw_dir, this_machine())
 
 
 def test_a_command_with_all_its_parts(log_in: LogIn):

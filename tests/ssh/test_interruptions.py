@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -66,6 +67,17 @@ def test_a_broken_connection_is_made_again(log_in: LogIn, sshd: Sshd):
 
     log_in(main)
     assert sshd.logins() == 3
+
+
+def test_after_a_connection_broke_it_may_be_another_machine(log_in: LogIn, sshd: Sshd):
+    async def main(transport):
+        before = await soon(transport.account())
+        transport._settings = dataclasses.replace(transport._settings, machine="another")
+        await asyncio.to_thread(sshd.cut)
+        await runs_again(transport, "again")
+        assert await soon(transport.account()) == before
+
+    log_in(main)
 
 
 def test_many_find_a_broken_connection_and_make_one(log_in: LogIn, sshd: Sshd):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import logging
 import signal
 from typing import Any
 
 import pytest
 
+from slurm_provisioner import allocation as allocation_module
 from slurm_provisioner.allocation import FENCE_MARGIN, Allocation
 from slurm_provisioner.config import KernelConfig
-from slurm_provisioner.errors import CommandError, HostUnreachableError, JobEndedError, KernelStartError
+from slurm_provisioner.credentials import make_identity
+from slurm_provisioner.errors import CommandError, HostUnreachableError, JobEndedError, KernelStartError, LinkError
 from slurm_provisioner.herald import KernelIdentity
 from slurm_provisioner.job import KernelJob
+from slurm_provisioner.request import KernelCommand
 from slurm_provisioner.status import JobStatus
+from slurm_provisioner.transport import Account
 from slurm_provisioner.waiting import line
 
 log = logging.getLogger("test.allocation")
@@ -98,6 +104,32 @@ def allocation(**config: Any) -> Any:
     new.heard({"event": "status", "state": "ready", "generation": 1})
     new.link_changed(True)
     return new
+
+
+def test_the_request_says_on_which_machine_it_was_submitted():
+    """By loopback a job on the very same one is reached; without this it would listen to all of the network."""
+    job = allocation()
+    job.recorder.state_argv = list
+    command = KernelCommand([], {}, None, None, {})
+    request = json.loads(job._prepare(command, Account("alice", "/home/alice", "boot net:[1]"), 0).request)
+    assert request["submitted_on"] == "boot net:[1]"
+
+
+def test_without_space_for_a_key_there_is_no_job(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main():
+        job = allocation()
+        job._ours = job._theirs = make_identity("any")
+        job.link.connected = False
+        with pytest.raises(LinkError, match=r"cannot be prepared: .*No space left") as caught:
+            await job.wait_until_up()
+        assert "TMPDIR" in caught.value.hint
+        assert ("cancel", "7") in job.recorder.done
+
+    monkeypatch.setattr(allocation_module, "client_context", full)
+    asyncio.run(main())
 
 
 def says(state: str) -> JobStatus:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm_provisioner.environment import clean_environment
-from slurm_provisioner.processes import this_host
+from slurm_provisioner.processes import this_machine
 from slurm_provisioner.transport import remote
 from slurm_provisioner.transport.remote import Reply, Settings
 
@@ -138,9 +138,14 @@ def test_settings_of_a_shell(login, monkeypatch, tmp_path):
     found = remote.read_settings(done.stdout, "the-mark")
     assert found is not None
     assert found.home == str(tmp_path)
-    assert found.host == this_host() != ""
+    assert found.machine == this_machine() != ""
     assert found.variables.get("SLURM_CONF") == ("/opt/slurm.conf" if login else None)
     assert found.variables["PATH"].endswith("/opt/slurm/bin") == login
+
+
+def test_settings_of_a_machine_that_does_not_tell_which_it_is():
+    found = remote.read_settings("\nthe-mark\n\nme\n\n/home/me\n\n\n\n/bin\n\n\n\n\n", "the-mark")
+    assert found == Settings("me", "/home/me", {"PATH": "/bin"})
 
 
 @pytest.mark.parametrize("told", ["", "nonsense", "\nthe-mark\n", "\nthe-mark\nme\n\nthe-mark\nno/path\n"])
