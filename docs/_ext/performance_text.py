@@ -100,8 +100,8 @@ def trips() -> str:
             words,
             shown(trips[way], "ms"),
             f"{trips[way] / trips['local']:.2f} ×",
-            shown(near.get(way), "ms"),
-            shown(far.get(way), "ms"),
+            shown(near.get(way), "µs"),
+            shown(far.get(way), "µs"),
         ]
         for way, words in _TRIPS.items()
     ]

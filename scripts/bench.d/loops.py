@@ -2,7 +2,8 @@
 
 A turn is what a loop does from one look at what has happened to the next. A busy machine makes one long that did
 little: the time for which the thread got no core is known to the kernel (schedstat), and is not counted. Nor is what
-the measurement's own clients compute, which a server has not.
+the measurement's own clients compute, which a server has not. A thread that has the interpreter's lock and gets no core
+holds up all others: of a long turn it is told for how long each of them had none meanwhile.
 """
 
 from __future__ import annotations
@@ -50,11 +51,47 @@ class Beat:
         return {"median": late[len(late) // 2], "99 %": late[int(len(late) * 0.99)], "most": late[-1]}
 
 
+class _Waits:
+    """How long threads of this process have waited for a core in all, seconds."""
+
+    #: Seconds between two looks.
+    PAUSE = 0.001
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+        self._at, self._last = 0.0, dict[str, float]()
+
+    def follow_all(self) -> None:
+        """Follow the threads that there are now."""
+        for thread in threading.enumerate():
+            if thread.name not in self._files and thread.native_id is not None:
+                self._files[thread.name] = os.open(f"/proc/self/task/{thread.native_id}/schedstat", os.O_RDONLY)
+
+    def now(self) -> dict[str, float]:
+        return {name: _no_core(file) for name, file in self._files.items()}
+
+    def lately(self) -> dict[str, float]:
+        """Return what it was a moment ago."""
+        if time.perf_counter() - self._at > self.PAUSE:
+            self._at, self._last = time.perf_counter(), self.now()
+        return self._last
+
+
+def _no_core(schedstat: int) -> float:
+    try:
+        return int(os.pread(schedstat, 100, 0).split()[1]) / 1e9
+    except OSError:  # that thread has ended
+        return 0.0
+
+
 @dataclass
 class _Loop:
     """One thread's loop. All times are seconds."""
 
+    name: str
     schedstat: int
+    waits: _Waits
+    before: dict[str, float] = field(default_factory=dict)
     wall: float = 0.0
     waited: float = 0.0
     computed: float = 0.0
@@ -71,7 +108,8 @@ class _Loop:
         self.callback, self.stalls = (0.0, "", ""), 0
 
     def begins(self) -> None:
-        self.wall, self.computed, self.waited = time.perf_counter(), time.thread_time(), self._no_core()
+        self.before = self.waits.lately()
+        self.wall, self.computed, self.waited = time.perf_counter(), time.thread_time(), _no_core(self.schedstat)
         self.owners = {}
 
     def ends(self) -> None:
@@ -80,18 +118,21 @@ class _Loop:
         computed = time.thread_time() - self.computed
         held = time.perf_counter() - self.wall
         holds: dict[str, float] = {}
+        waits: dict[str, float] = {}
         if held > STALL / 4:
             holds = Holds.within(self.wall, self.wall + held)
-            held -= self._no_core() - self.waited
+            held -= _no_core(self.schedstat) - self.waited
+            waits = {
+                f"{name} without a core": waited - self.before.get(name, waited)
+                for name, waited in self.waits.now().items()
+                if name != self.name
+            }
         computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
-        owners = {**self.owners, **holds}
+        owners = {**self.owners, **holds, **waits}
         self.longest = max(self.longest, (held, owners), key=lambda turn: turn[0])
         self.unheld = max(self.unheld, (max(0.0, held - sum(holds.values())), owners), key=lambda turn: turn[0])
         self.most = max(self.most, (computed, self.owners), key=lambda turn: turn[0])
         self.stalls += held > STALL
-
-    def _no_core(self) -> float:
-        return int(os.pread(self.schedstat, 100, 0).split()[1]) / 1e9
 
     def ran(self, seconds: float, owner: str, name: str) -> None:
         self.owners[owner] = self.owners.get(owner, 0.0) + seconds
@@ -171,6 +212,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._loops: dict[str, _Loop] = {}
+        self._waits = _Waits()
         events: Any = asyncio.events.Handle
         base: Any = asyncio.base_events.BaseEventLoop
         run, once = events._run, base._run_once
@@ -192,7 +234,8 @@ class Turns:
 
     def _follow(self, loop: Any) -> None:
         thread, select = threading.current_thread(), loop._selector.select
-        known = _Loop(os.open(f"/proc/self/task/{thread.native_id}/schedstat", os.O_RDONLY))
+        schedstat = os.open(f"/proc/self/task/{thread.native_id}/schedstat", os.O_RDONLY)
+        known = _Loop(thread.name, schedstat, self._waits)
         self._loops[thread.name] = known
 
         def look(timeout: float | None = None) -> Any:
@@ -205,6 +248,7 @@ class Turns:
 
     def begin(self) -> None:
         """Forget what was."""
+        self._waits.follow_all()
         for loop in self._loops.values():
             loop.forget()
 

@@ -50,7 +50,7 @@ def holders(load: Mapping[str, Any]) -> Iterator[str]:
                 callback = loop["callback that computed most"]
                 yield (
                     f"{way}, {count} starting, {thread}: {loop['turns over 20 ms']} turns over 20 ms;"
-                    f" the longest {longest['ms']:.0f} ms, of which computed: {_parts(longest)};"
+                    f" the longest {longest['ms']:.0f} ms, of which: {_parts(longest)};"
                     f" most computed in one {most['ms']:.0f} ms: {_parts(most)};"
                     f" in one callback {callback['ms']:.1f} ms: {callback['name']} of {callback['of']}"
                 )
