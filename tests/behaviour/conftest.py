@@ -135,8 +135,9 @@ def cluster() -> None:
 PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|/kernel-[\w-]+\.json|python\S* -I - |^ssh |^sshd: [\w-]+[@ ]")
 #: Names of their private folders: the server's, and the node's.
 FOLDER = re.compile(r"slurm-(kernel-\w+|[0-9a-f]{10})$")
-#: Threads that may outlive a kernel: the background loop and what computes, asyncio's workers, and jupyter_core's for blocking calls.
-THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner$|asyncio_|pytest")
+#: Threads that may outlive a kernel: the background loop and the one that computes for it, asyncio's workers, and
+#: jupyter_core's for blocking calls.
+THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner(-computing_0)?$|asyncio_|pytest")
 
 
 def _folders() -> list[str]:
