@@ -122,7 +122,6 @@ class Carrier(asyncio.Protocol):
         self._stream: Stream | None = None  # whose frame this is
         self._head = b""
         self._left = 0
-        self._untold: set[Stream] = set()  # that had something
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, stream: Stream, length: int, data: bytes = b"", *, opens: int = 0, fresh: bool = False) -> None:
@@ -150,8 +149,7 @@ class Carrier(asyncio.Protocol):
                 at += len(part)
                 self._left -= len(part)
                 if self._stream is not None:
-                    self._stream.take(part)
-                    self._untold.add(self._stream)
+                    self._take(self._stream, part)
             elif not self._head and size - at >= HEADER.size:
                 self._hear(HEADER.unpack_from(data, at))
                 at += HEADER.size
@@ -162,7 +160,6 @@ class Carrier(asyncio.Protocol):
                 if len(self._head) == HEADER.size:
                     self._hear(HEADER.unpack(self._head))
                     self._head = b""
-        self._acknowledge()
 
     def _hear(self, header: tuple[Any, ...]) -> None:
         number, _, _, total, arrived, length = header
@@ -171,20 +168,19 @@ class Carrier(asyncio.Protocol):
         if self._stream is not None:
             self._stream.heard(total, arrived, length)
 
-    def _acknowledge(self) -> None:
-        """Tell how much was received: at once if it is much, else soon."""
-        for stream in self._untold:
-            if stream.untold >= ACK_BYTES:
-                self.send(stream, 0)
-        if self._untold and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._acknowledge_late)
+    def _take(self, stream: Stream, data: bytes) -> None:
+        """Pass bytes on, and tell how many were received: at once if it is much, else soon."""
+        stream.take(data)
+        if stream.untold >= ACK_BYTES:
+            self.send(stream, 0)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._acknowledge)
 
-    def _acknowledge_late(self) -> None:
+    def _acknowledge(self) -> None:
         self._timer = None
-        for stream in self._untold:
+        for stream in self._streams.all():
             if stream.untold and not self.transport.is_closing():
                 self.send(stream, 0)
-        self._untold.clear()
 
     def pause_writing(self) -> None:
         """Let who speaks wait for the supervisor."""

@@ -931,7 +931,7 @@ class Carrier(Protocol):
             if self.left:
                 self.left -= len(part)
                 if self.stream:
-                    self.stream.take(part)
+                    self.take(self.stream, part)
                 continue
             self.head += part
             if len(self.head) == size:
@@ -941,7 +941,6 @@ class Carrier(Protocol):
                     self.hear(self.side, fields)
                 else:
                     self.greet(*fields)
-        self.acknowledge()
 
     def greet(self, name: bytes, number: int) -> None:
         """Take the greeting."""
@@ -969,16 +968,15 @@ class Carrier(Protocol):
         elif self.stream:
             self.stream.heard(total, arrived, length)
 
-    def acknowledge(self) -> None:
-        """Tell how much was received: at once if it is much, else soon."""
-        untold = [stream for stream in self.streams() if stream.received > stream.told]
-        for stream in untold:
-            if stream.received - stream.told >= ACK_BYTES:
-                stream.send(0)
-        if untold and not self.timer:
-            self.timer = asyncio.get_event_loop().call_later(ACK_SECONDS, self.acknowledge_late)
+    def take(self, stream: Stream, data: memoryview) -> None:
+        """Pass bytes on, and tell how many were received: at once if it is much, else soon."""
+        stream.take(data)
+        if stream.received - stream.told >= ACK_BYTES:
+            stream.send(0)
+        elif not self.timer:
+            self.timer = asyncio.get_event_loop().call_later(ACK_SECONDS, self.acknowledge)
 
-    def acknowledge_late(self) -> None:
+    def acknowledge(self) -> None:
         """Tell how much was received, unless that is known by now."""
         self.timer = None
         for stream in self.streams():

@@ -177,9 +177,10 @@ class Publisher(_Socket):
 
     def publish(self, messages: Sequence[bytes]) -> None:
         """Send packed messages to all that want them."""
-        heads = [zmtp.first(message) for message in messages]
         for peer, topics in list(self._topics.items()):
-            wanted = [message for message, head in zip(messages, heads, strict=True) if head.startswith(tuple(topics))]
+            wanted = messages
+            if b"" not in topics:  # all of it, as Jupyter's clients say
+                wanted = [each for each in messages if zmtp.first(each).startswith(tuple(topics))]
             peer.send(b"".join(wanted))
 
     def is_ready(self, peer: Peer) -> None:
