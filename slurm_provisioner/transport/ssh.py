@@ -64,6 +64,7 @@ class SshTransport:
         self._login = login
         self._lasting = Lasting(f"the login host {login.host}", self._connect, self._find)
         self._settings: remote.Settings | None = None
+        self._asked: Connection | None = None  # by which they were told
         self._sessions = Sessions()
         self._lookout = Lookout(self._look_out)
         self._hops: dict[Node, _Hop] = {}
@@ -75,8 +76,12 @@ class SshTransport:
         """Return who the user is there, and on which machine. The login host is tried, whatever was found before."""
         connection = await self._lasting.get(wanted=True)
         if asyncio.get_running_loop().time() - self._heard > SILENT_AFTER and not await self._answers(connection):
-            await self._lasting.get(wanted=True)
+            connection = await self._lasting.get(wanted=True)
         assert self._settings is not None, "a connection comes with them"
+        if connection is not self._asked:  # it may lead to another machine of that name
+            told = await self._ask(connection, login=False)
+            self._settings = replace(self._settings, machine=told.machine if told is not None else "")
+            self._asked = connection
         return Account(self._settings.user, self._settings.home, self._settings.machine)
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
@@ -130,15 +135,13 @@ class SshTransport:
         return None if connection is None else await self._welcome(connection)
 
     async def _welcome(self, connection: Connection) -> Connection:
-        try:
-            if self._settings is None:
+        if self._settings is None:
+            try:
                 self._settings = await self._ask_settings(connection)
-            else:  # it may be another machine of that name
-                told = await self._ask(connection, login=False)
-                self._settings = replace(self._settings, machine=told.machine if told is not None else "")
-        except BaseException:
-            await connection.aclose()
-            raise
+            except BaseException:
+                await connection.aclose()
+                raise
+            self._asked = connection
         self._sessions.begin_anew()
         if self._awake is None:
             self._awake = asyncio.ensure_future(self._notice_sleep())
