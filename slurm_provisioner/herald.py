@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from . import kernel_info, waiting
@@ -168,7 +169,7 @@ class Herald:
             return
         if record.seconds_left is not None and not self._warned:
             self._warned = True
-            self.front.warn(_time_left(record.job_id, record.seconds_left))
+            self.front.warn(partial(_time_left, record.job_id, time.time() + record.seconds_left))
         if self._link.connected or record.over:
             self._find()
         elif self._lost_since:
@@ -210,7 +211,8 @@ def _clock(when: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(when))
 
 
-def _time_left(job_id: str, seconds: int) -> str:
-    end = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+def _time_left(job_id: str, end: float) -> str:
+    seconds = max(0, round(end - time.time()))
     left = f"{round(seconds / 60)} min" if seconds >= 90 else f"{seconds} s"  # noqa: PLR2004
-    return f"Job {job_id} reaches its time limit in {left}, at {end}; its kernel ends then. Save what you need."
+    at = time.strftime("%H:%M", time.localtime(end))
+    return f"Job {job_id} reaches its time limit in {left}, at {at}; its kernel ends then. Save what you need."

@@ -165,8 +165,14 @@ class Front:
         """Have them show that it can be reached again."""
         self._standin.found(line)
 
-    def warn(self, line: str) -> None:
-        """Show something once, in the cells that run, else in the one that ran last."""
+    def warn(self, line: Callable[[], str]) -> None:
+        """Show something once, in the cells that run, else in the one that ran last, or else in the next.
+
+        Parameters
+        ----------
+        line : callable
+            Returns it as it is to be read now.
+        """
         self._standin.warn(line)
 
     def interrupt(self) -> bool:

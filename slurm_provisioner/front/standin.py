@@ -108,6 +108,7 @@ class StandIn:
         self._notices: dict[str, _Notice] = {}
         self._line = ""
         self._lost = ""
+        self._warning: Callable[[], str] | None = None  # that no cell has shown yet
         self._failure = self._later = Failure("", "", ())
         self._probes: set[str] = set()
         self._heard_shell = self._heard_iopub = False
@@ -207,6 +208,7 @@ class StandIn:
         if not any(request.executes for _, _, request in held):
             self._status("idle")
         self._listener.up(self._info)
+        self._show_warning()
 
     # --------------------------------------------------------------- from the job
 
@@ -264,7 +266,7 @@ class StandIn:
 
     def _leave_kernel(self) -> list[Request]:
         self._clear_notices()
-        self._lost = ""
+        self._lost, self._warning = "", None
         return self._ledger.take_all()
 
     def _end_with(self, requests: list[Request], why: Failure) -> None:
@@ -297,12 +299,19 @@ class StandIn:
             self._display(shown, line, update=True)
         self._notices.clear()
 
-    def warn(self, line: str) -> None:
-        """Show something once, in the cells that run, else in the one that ran last."""
+    def warn(self, line: Callable[[], str]) -> None:
+        """Show something once, in the cells that run, else in the one that ran last, or else in the next."""
+        self._warning = line
+        self._show_warning()
+
+    def _show_warning(self) -> None:
+        if self._warning is None or self.state is not State.RUNNING:
+            return
         last = [self._ledger.last] if self._ledger.last is not None else []
-        if self.state is State.RUNNING:
-            for request in self._ledger.running() or last:
-                self._display(_Notice(request, uuid.uuid4().hex), line)
+        if requests := self._ledger.running() or last:
+            text, self._warning = self._warning(), None
+            for request in requests:
+                self._display(_Notice(request, uuid.uuid4().hex), text)
 
     def interrupt(self) -> bool:
         """End the cells that wait for a kernel; return whether that is all that can be done."""
@@ -337,6 +346,7 @@ class StandIn:
         self._due = None
         if self.state is State.RUNNING:
             self._ledger.settle()
+            self._show_warning()
         elif self.state is State.ATTACHING:
             self._probe()
         elif self._notices:

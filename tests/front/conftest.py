@@ -91,7 +91,7 @@ class Served:
     def found(self, line: str) -> None:
         self.on_loop(lambda: self.front.found(line))
 
-    def warn(self, line: str) -> None:
+    def warn(self, line: Callable[[], str]) -> None:
         self.on_loop(lambda: self.front.warn(line))
 
     def detach(self, line: str = "", error: SlurmProvisionerError | None = None) -> None:

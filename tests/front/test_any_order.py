@@ -201,7 +201,7 @@ class Stories(RuleBasedStateMachine):
 
     @rule(line=lines)
     def warn(self, line):
-        self.stage.standin.warn(line)
+        self.stage.standin.warn(lambda: line)
 
     @rule()
     def interrupt(self):

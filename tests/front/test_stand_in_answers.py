@@ -242,7 +242,7 @@ def test_a_lost_kernel(served, client, kernel):
     served.found("connected again")
     kernel.finish(request)
     assert client.told(running) == ["update_display_data: connected again", "busy", "idle"]
-    served.warn("5 minutes left")
+    served.warn(lambda: "5 minutes left")
     client.until(lambda each: brief(each) == "display_data: 5 minutes left")
 
 

@@ -413,17 +413,49 @@ def test_a_lost_kernel_that_ended(stage):
 
 
 def test_a_warning_is_shown_where_it_is_seen(stage):
-    stage.standin.warn("too early")
     stage.run()
-    stage.standin.warn("nobody to see it")
-    assert [m for _, m, _ in stage.sent if m.kind == "display_data"] == []
     cell = stage.execute("a")
-    stage.standin.warn("5 minutes left")
+    stage.standin.warn(lambda: "5 minutes left")
     assert stage.news(cell) == ["display_data: 5 minutes left"]
     stage.finish("shell", cell)
     stage.news()
-    stage.standin.warn("1 minute left")
+    stage.standin.warn(lambda: "1 minute left")
+    stage.standin.tick()
     assert stage.news(cell) == ["display_data: 1 minute left"]
+
+
+def test_a_warning_waits_for_a_cell_to_be_shown_in(stage):
+    stage.run()
+    left = "5 minutes left"
+    stage.standin.warn(lambda: left)
+    stage.standin.tick()
+    assert stage.news() == ["idle"]
+    cell = stage.execute("a")
+    left = "4 minutes left"
+    stage.standin.tick()
+    assert stage.news(cell) == ["display_data: 4 minutes left"]
+    stage.execute("b")
+    stage.standin.tick()
+    assert stage.news() == [], "once"
+
+
+def test_a_warning_that_came_before_the_kernel_answered_is_shown(stage):
+    cell = stage.execute("a")
+    stage.standin.warn(lambda: "5 minutes left")
+    assert "display_data: 5 minutes left" not in stage.news()
+    stage.run()
+    assert stage.news(cell)[-1] == "display_data: 5 minutes left"
+
+
+def test_a_warning_goes_with_its_kernel(stage):
+    stage.run()
+    stage.standin.warn(lambda: "5 minutes left")
+    stage.standin.detach("restarting", None)
+    stage.news()
+    stage.run()
+    stage.execute("a")
+    stage.standin.tick()
+    assert [each for each in stage.news() if "minutes" in each] == []
 
 
 # -------------------------------------------------------------------------------- ledger

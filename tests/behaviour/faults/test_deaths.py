@@ -187,8 +187,7 @@ def test_a_time_limit_is_announced_then_explained_and_the_kernel_gets_its_chance
     async def main() -> None:
         async with watched(kernelspec(time="1", warn_before_end="30s")) as kernel:
             job_id = kernel.job_id
-            await kernel.run(at_the_end)
-            cell = await kernel.cell(ENDLESS).begun()
+            cell = await kernel.cell(f"{at_the_end}\n{ENDLESS}").begun()  # the first: it shows it, whenever it was said
             warning = await cell.shows("time limit", timeout=100)
             assert warning.startswith(f"Job {job_id} reaches its time limit in ")
             assert "time limit" in warnings(caplog)
