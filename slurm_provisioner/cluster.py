@@ -78,7 +78,9 @@ class Cluster:
                 try:
                     await do()
                 except Exception as error:  # nobody else would do it
-                    if not isinstance(error, CommandError):
+                    if isinstance(error, CommandError):
+                        log.info("Not yet: %s. %s", what, error)
+                    else:
                         log.exception("Unexpected error; it is tried again")
                     pause = min(2 * pause, LATER_LAST)
                 else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -186,7 +187,8 @@ def _leftovers() -> dict[str, list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.INFO, "slurm_provisioner")  # a test that fails shows it
     before = _leftovers()
     yield
     last: list[Any] = []
