@@ -19,6 +19,7 @@ from pathlib import Path
 from ..errors import LoginHostError
 from ..folder import PrivateFolder
 from ..login_host import LoginHost, NodeHost
+from ..loop import to_the_end
 from . import Node
 from . import login as words
 from .children import end
@@ -49,8 +50,6 @@ _MASTER = {
 }
 #: What ssh says of a connection that what it leads through has ended.
 _UNSAID = "UNKNOWN port"
-# With a master there is nothing more to configure; without one, ssh must not connect by itself.
-_GUEST = ["-F", "none", "-o", "BatchMode=yes", "-o", "ProxyCommand=false"]
 
 
 async def connect(login: LoginHost) -> Connection:
@@ -98,7 +97,12 @@ async def _setting(login: LoginHost, name: str, *options: str) -> str:
 async def _start_master(login: LoginHost, path: str, options: Mapping[str, str]) -> None:
     settings = [part for name, value in {**options, **_MASTER}.items() for part in ("-o", f"{name}={value}")]
     argv = [*_options(login), "-fNMTax", "-S", path.replace("%", "%%"), *settings, login.address]
-    code, _, stderr = await _ssh(login, argv, 2 * CONNECT_TIMEOUT)
+    code: int | None = None
+    try:
+        code, _, stderr = await _ssh(login, argv, 2 * CONNECT_TIMEOUT)
+    finally:
+        if code is None:  # it may have gone to the background before we gave it up
+            await to_the_end(_leave(login, path))
     if code is None:
         raise words.unreachable(login, f"no answer within {2 * CONNECT_TIMEOUT:g} s")
     if code != 0 and _UNSAID in stderr:  # a master that is to persist has its ProxyJump be silent
@@ -109,9 +113,19 @@ async def _start_master(login: LoginHost, path: str, options: Mapping[str, str])
         raise words.from_stderr(login, stderr, await _locked(login))
 
 
+async def _leave(login: LoginHost, path: str) -> None:
+    with contextlib.suppress(LoginHostError):
+        await _ssh(login, [*_guest(path), "-O", "exit", login.host])
+
+
 async def _locked(login: LoginHost) -> list[str]:
     _, told, _ = await _ssh(login, [*_options(login), "-G", login.address])
     return await asyncio.to_thread(words.locked_keys, re.findall("^identityfile (.+)$", told, re.MULTILINE))
+
+
+def _guest(path: str) -> list[str]:
+    """Return the options for what a master is to do: nothing more is configured, and ssh must not connect by itself."""
+    return ["-F", "none", "-o", "BatchMode=yes", "-o", "ProxyCommand=false", "-S", path.replace("%", "%%")]
 
 
 def _options(login: LoginHost) -> list[str]:
@@ -174,7 +188,7 @@ class Connection:
     def __init__(self, login: LoginHost, path: str, folder: PrivateFolder, *, ours: bool) -> None:
         #: Where it goes.
         self.login = login
-        self._master = [*_GUEST, "-S", path.replace("%", "%%")]
+        self._master = _guest(path)
         self._folder = folder
         self._ours = ours
         if ours:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LogIn, soon
+from conftest import LogIn, happens, soon
 from login_host import PATIENCE, Laptop, Sshd, eventually, public
 from test_routes import connected, echo, listening
 
@@ -74,6 +74,22 @@ def test_the_users_own_connection_is_used_and_left(log_in: LogIn, sshd: Sshd, ma
     for _ in range(2):
         log_in(main, control_path=master.path)
         assert master.runs()
+    assert sshd.logins() == 1
+
+
+def test_a_connection_that_is_given_up_while_it_is_made_leaves_no_master(log_in: LogIn, sshd: Sshd, tmp_path: Path):
+    """It goes to the background before the program ends, which is what we wait for."""
+    program, made = tmp_path / "ssh", tmp_path / "made"
+    slow = f'ssh "$@"; code=$?; case "$*" in *-fNM*) touch {made}; sleep 600;; esac; exit $code'
+    program.write_text(f"#!/bin/sh\n{slow}\n")
+    program.chmod(0o755)
+
+    async def main(transport):
+        asking = asyncio.ensure_future(transport.account())
+        await happens(made.exists, "a master")
+        asking.cancel()
+
+    log_in(main, program=str(program))
     assert sshd.logins() == 1
 
 
