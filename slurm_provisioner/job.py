@@ -53,6 +53,7 @@ class KernelJob:
         #: Whether everything was given back.
         self.closed = False
         self._giving_back: asyncio.Future[None] | None = None
+        self._launching = asyncio.Lock()
 
     @property
     def exit_code(self) -> int | None:
@@ -100,18 +101,19 @@ class KernelJob:
         SlurmProvisionerError
             There is no job, or, with ``start: block``, no kernel. A job submitted for it is cancelled.
         """
-        herald, endpoints = await self._open()
-        first, self.stopping = self.allocation is None, False
-        try:
-            await self._start(herald, config, command, new_job=new_job)
-            if config.start == "block" and self._rise is not None:
-                await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
-        except SlurmProvisionerError as error:
-            if first:
-                raise
-            self._log.warning("%s", error)
-            herald.end(error)
-        return endpoints
+        async with self._launching:
+            herald, endpoints = await self._open()
+            first, self.stopping = self.allocation is None, False
+            try:
+                await self._start(herald, config, command, new_job=new_job)
+                if config.start == "block" and self._rise is not None:
+                    await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
+            except SlurmProvisionerError as error:
+                if first:
+                    raise
+                self._log.warning("%s", error)
+                herald.end(error)
+            return endpoints
 
     async def wait_until_up(self) -> None:
         """Wait until the kernel of the last launch is up.
@@ -267,18 +269,23 @@ class KernelJob:
         await asyncio.shield(self._giving_back)
 
     async def _give_back(self) -> None:
-        now, self.allocation = self.allocation, None
         try:
             if self._herald is not None:
                 self._herald.leave()
-            if now is not None:
-                ended_by_itself = now.record.over
-                await now.end()
-                await now.tidy(keep_log=ended_by_itself)
+            await self._end()
+            async with self._launching:  # a launch that is broken off ends its job by the same connection
+                await self._end()
             if self._rise is not None:
                 await asyncio.wait([self._rise])  # the end of its job ends it, with an error for who waits for it
         finally:
             await self._close()
+
+    async def _end(self) -> None:
+        now, self.allocation = self.allocation, None
+        if now is not None:
+            ended_by_itself = now.record.over
+            await now.end()
+            await now.tidy(keep_log=ended_by_itself)
 
     async def _close(self) -> None:
         if self.closed:

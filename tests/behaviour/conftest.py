@@ -28,6 +28,8 @@ from kernels import RESOURCES, Kernel, eventually, install_kernelspec
 from login_host import Login
 from stand_ins import StandIns
 
+from slurm_provisioner.cluster import Cluster
+from slurm_provisioner.folder import left_behind
 from slurm_provisioner.loop import background_loop
 
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -136,6 +138,7 @@ def cluster() -> None:
 PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|/kernel-[\w-]+\.json|python\S* -I - |^ssh |^sshd: [\w-]+[@ ]")
 #: Names of their private folders: the server's, and the node's.
 FOLDER = re.compile(r"slurm-(kernel-\w+|[0-9a-f]{10})$")
+SERVERS = re.compile(r"slurm-kernel-\w+$")
 #: Threads that may outlive a kernel: the background loop and the one that computes for it, asyncio's workers, and
 #: jupyter_core's for blocking calls.
 THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner(-computing_0)?$|asyncio_|pytest")
@@ -154,8 +157,10 @@ def _folders() -> list[str]:
 
 def remove_folders_of_the_killed() -> None:
     """Remove what a server or a supervisor cannot remove that was ended by SIGKILL."""
-    for folder in {*_folders()} - {*connections().values()}:  # a connection that lives is used by others
-        shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
+    forsaken = {*map(str, left_behind())}
+    for folder in _folders():
+        if folder in forsaken or not SERVERS.search(folder):  # others of the server's are in use, or about to be
+            shutil.rmtree(folder, ignore_errors=True)  # the guard may be at it, too
     if HANDS:
         Hands(HANDS).sweep()
 
@@ -172,7 +177,7 @@ def connections() -> dict[int, str]:
 
 
 def _leftovers() -> dict[str, list[str]]:
-    """What kernels leave behind if somebody forgets it."""
+    """What kernels leave behind if somebody forgets it, and what the package is still to do about it."""
     mine = os.getuid()
     processes = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -183,7 +188,15 @@ def _leftovers() -> dict[str, list[str]]:
     threads = [each.name for each in threading.enumerate() if not THREAD.match(each.name)]
     others = Hands(HANDS).elsewhere() if HANDS else {}
     elsewhere = [f"{host}: {each}" for host, found in others.items() for each in found]
-    return {"jobs": queue(), "processes": processes, "folders": _folders(), "threads": threads, "elsewhere": elsewhere}
+    tasks = [each.split(":")[0] for each in still_done() if each.startswith(Cluster._do.__name__)]
+    return {
+        "jobs": queue(),
+        "processes": processes,
+        "folders": _folders(),
+        "threads": threads,
+        "tasks": tasks,
+        "elsewhere": elsewhere,
+    }
 
 
 @pytest.fixture(autouse=True)
