@@ -101,19 +101,21 @@ class KernelJob:
         SlurmProvisionerError
             There is no job, or, with ``start: block``, no kernel. A job submitted for it is cancelled.
         """
-        async with self._launching:
-            herald, endpoints = await self._open()
-            first, self.stopping = self.allocation is None, False
-            try:
+        herald, endpoints = await self._open()
+        first, self.stopping = self.allocation is None, False
+        try:
+            async with self._launching:
+                if self._giving_back is not None:
+                    raise asyncio.CancelledError  # somebody has shut the kernel down meanwhile
                 await self._start(herald, config, command, new_job=new_job)
-                if config.start == "block" and self._rise is not None:
-                    await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
-            except SlurmProvisionerError as error:
-                if first:
-                    raise
-                self._log.warning("%s", error)
-                herald.end(error)
-            return endpoints
+            if config.start == "block" and self._rise is not None:
+                await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
+        except SlurmProvisionerError as error:
+            if first:
+                raise
+            self._log.warning("%s", error)
+            herald.end(error)
+        return endpoints
 
     async def wait_until_up(self) -> None:
         """Wait until the kernel of the last launch is up.
