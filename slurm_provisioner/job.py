@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from . import cluster, kernel_info
@@ -104,9 +104,7 @@ class KernelJob:
         herald, endpoints = await self._open()
         first, self.stopping = self.allocation is None, False
         try:
-            async with self._launching:
-                if self._giving_back is not None:
-                    raise asyncio.CancelledError  # somebody has shut the kernel down meanwhile
+            async with self._turn():
                 await self._start(herald, config, command, new_job=new_job)
             if config.start == "block" and self._rise is not None:
                 await asyncio.shield(self._rise)  # a launch that is cancelled is given back by whoever wanted it
@@ -130,12 +128,21 @@ class KernelJob:
 
     async def _open(self) -> tuple[Herald, dict[str, Any]]:
         """Bind the endpoints, and give those a name again whose files jupyter_client has removed."""
-        info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec) if self._herald is None else {}
-        async with self._cluster.opening:
-            if self._herald is None:
-                self._herald = Herald(self._kernel, info, self._link, self._log)
-            await self._herald.front.open()
-        return self._herald, self._herald.front.endpoints
+        async with self._turn():
+            info = await asyncio.to_thread(kernel_info.load, self._kernel.kernelspec) if self._herald is None else {}
+            async with self._cluster.opening:
+                if self._herald is None:
+                    self._herald = Herald(self._kernel, info, self._link, self._log)
+                await self._herald.front.open()
+            return self._herald, self._herald.front.endpoints
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Have nothing closed meanwhile, and be cancelled if that has begun."""
+        async with self._launching:
+            if self._giving_back is not None:
+                raise asyncio.CancelledError
+            yield
 
     async def _start(self, herald: Herald, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> None:
         now = self.allocation
