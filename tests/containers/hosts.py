@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +53,11 @@ class Hosts(Hands):
 
     def stop(self, daemon: str) -> None:
         """Stop a daemon in good order; a node's has the node's name."""
-        self._end(daemon, "TERM")
+        self._end(daemon, signal.SIGTERM)
 
     def kill(self, daemon: str) -> None:
         """Stop it by SIGKILL."""
-        self._end(daemon, "KILL")
+        self._end(daemon, signal.SIGKILL)
 
     def start(self, daemon: str) -> None:
         """Start it again, and wait until it does its work."""
@@ -167,12 +168,16 @@ class Hosts(Hands):
 
     # Helpers
 
-    def _end(self, daemon: str, signum: str) -> None:
+    def _end(self, daemon: str, signum: signal.Signals) -> None:
         self.disturbed = True
-        program = DAEMONS[daemon]
-        self._run(daemon, "pkill", f"-{signum}", "-x", program)
+        pids = self._pids(daemon)
+        if not pids:
+            raise RuntimeError(f"there is no {DAEMONS[daemon]} on {daemon}")
         self.stopped.add(daemon)
-        until(lambda: not self._pids(daemon, program), f"the end of {program} on {daemon}")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        until(lambda: not self._pids(daemon), f"the end of {DAEMONS[daemon]} on {daemon}")
 
     def _switch_on(self, host: str) -> None:
         self.hosts[host].start()
@@ -183,8 +188,15 @@ class Hosts(Hands):
         self.hosts[daemon].exec_run(["host", "daemon", DAEMONS[daemon]], detach=True)
         self.stopped.discard(daemon)
 
-    def _pids(self, host: str, program: str) -> list[str]:
-        return self._run(host, "pgrep", "-x", program, check=False).split()
+    def _pids(self, daemon: str) -> list[int]:
+        """A daemon's processes, as this machine numbers them."""
+        space, found = os.readlink(f"/proc/{self._top(self.hosts[daemon])}/ns/pid"), []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                program = os.path.basename((path / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace"))
+                if program == DAEMONS[daemon] and os.readlink(path / "ns/pid") == space:
+                    found.append(int(path.name))
+        return found
 
     def _run(self, host: str, *argv: str, check: bool = True) -> str:
         done = self.hosts[host].exec_run([*argv])
