@@ -31,7 +31,7 @@ def one(options: argparse.Namespace) -> Any:
     import one  # noqa: PLC0415
     import trips  # noqa: PLC0415
 
-    return {**one.measure(options.rounds, options.heavy), **trips.measure()}
+    return {**one.measure(options.rounds), **trips.measure(options.heavy)}
 
 
 def load(options: argparse.Namespace) -> Any:
@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=8, help="rounds of all ways (default: %(default)s)")
-    parser.add_argument("--heavy", type=int, default=3, help="rounds with large outputs (default: %(default)s)")
+    parser.add_argument("--heavy", type=int, default=7, help="large outputs of each way (default: %(default)s)")
     text = "numbers of kernels of one server (default: 1,10,50,200)"
     parser.add_argument(
         "--kernels", type=lambda words: [int(word) for word in words.split(",")], default=[1, 10, 50, 200], help=text

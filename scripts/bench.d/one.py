@@ -20,13 +20,6 @@ from telling import progress
 
 __all__ = ["Samples", "begun", "go_through", "interrupted", "measure", "run", "said"]
 
-#: How often a kernel has much to say, one time after another: they differ by a third, whichever way it is reached.
-OUTPUTS = 3
-LARGE_OUTPUT = """
-from IPython.display import display
-for _ in range(20):
-    display({"text/plain": "x" * 10_000_000}, raw=True)
-"""
 #: When a process began, by the clock of its node; the kernel kept no time before it was one.
 BEGAN = """
 import os, time
@@ -126,7 +119,7 @@ def hops(subject: Any, client: BlockingKernelClient, began: float, result: float
     return found
 
 
-def one_round(subject: Any, record: Callable[[str, float], None], steps: Steps, *, heavy: bool) -> None:
+def one_round(subject: Any, record: Callable[[str, float], None], steps: Steps) -> None:
     began, at = time.time(), time.perf_counter()
     steps.begin()
     subject.start()
@@ -147,13 +140,6 @@ def one_round(subject: Any, record: Callable[[str, float], None], steps: Steps, 
         record(f"hop: {hop}", seconds)
     record("start without Slurm's wait", took - parts.get("until Slurm starts the job", 0.0))
 
-    for _ in range(OUTPUTS if heavy else 0):
-        at = time.perf_counter()
-        run(client, "for i in range(100_000): print(i)")
-        record("printed lines", 100_000 / (time.perf_counter() - at))
-        at = time.perf_counter()
-        run(client, LARGE_OUTPUT)
-        record("display data", 200 / (time.perf_counter() - at))
     lost = functools.partial(record, "cells lost", 1)
     record("interrupt, sleeping cell", interrupted(subject, client, "import time; time.sleep(60)", lost))
     record("interrupt, busy cell", interrupted(subject, client, "while True: pass", lost))
@@ -193,16 +179,13 @@ def go_through(
     return samples
 
 
-def measure(rounds: int, heavy: int) -> dict[str, dict[str, float]]:
+def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Medians by row and name, and the slowest start."""
     subjects: list[Any] = [Bare(), Local(), Slurm()]
     steps = Steps()
-    first: Samples = go_through(subjects, 1, lambda subject, _, record: one_round(subject, record, steps, heavy=False))
+    first: Samples = go_through(subjects, 1, lambda subject, _, record: one_round(subject, record, steps))
 
-    def each(subject: Any, number: int, record: Callable[[str, float], None]) -> None:
-        one_round(subject, record, steps, heavy=number < heavy)
-
-    samples = go_through(subjects, rounds, each)
+    samples = go_through(subjects, rounds, lambda subject, _, record: one_round(subject, record, steps))
     found = {row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()}
     for what in ("start without Slurm's wait", "start_kernel returns"):
         found[f"{what}, slowest"] = {name: max(values) for name, values in samples[what].items()}

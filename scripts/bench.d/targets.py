@@ -122,13 +122,17 @@ def _one(found: Mapping[str, Any]) -> Iterator[Row]:
     yield _beside("one", "start_kernel returns (floor: sbatch)", "ms", returns, "floor", plus=0.030)
     first = {"ours": found["start_kernel returns, the first"]["ours"]}
     yield _beside("one", "the same, the first of a server", "ms", first)
-    judged = row("1+1 round trip", "1+1 round trip", "ms", "local", factor=1.1)
-    local, others = found["1+1 round trip"]["local"], ("two relays", "two relays with TLS")
-    least = ", ".join(f"{name}: {found['1+1 round trip'][name] / local:.2f} ×" for name in others)
-    yield replace(judged, beside=f"{judged.beside} ({least})")
-    if "printed lines" in found:  # there were rounds with large outputs
-        yield row("100,000 printed lines", "printed lines", "lines/s", "local", factor=0.8, least=True)
-        yield row("200 MB of display data", "display data", "MB/s", "local", factor=0.8, least=True)
+
+    def relayed(what: str, key: str, unit: str, **more: Any) -> Row:
+        judged, local = row(what, key, unit, "local", **more), found[key]["local"]
+        others = {name: found[key][name] for name in ("two relays", "two relays with TLS") if name in found[key]}
+        least = ", ".join(f"{name}: {value / local:.2f} ×" for name, value in others.items())
+        return replace(judged, beside=f"{judged.beside} ({least})" if least else judged.beside)
+
+    yield relayed("1+1 round trip", "1+1 round trip", "ms", factor=1.1)
+    if "printed lines" in found:  # there were large outputs
+        yield relayed("100,000 printed lines", "printed lines", "lines/s", factor=0.8, least=True)
+        yield relayed("200 MB of display data", "display data", "MB/s", factor=0.8, least=True)
     yield row("interrupt, sleeping cell", "interrupt, sleeping cell", "ms", "local", plus=0.050)
     yield row("interrupt, busy cell", "interrupt, busy cell", "ms", "local", plus=0.050)
     yield row("cells or interrupts that ipykernel lost", "cells lost", "")

@@ -1,8 +1,9 @@
-"""Round trips of the shortest cell, all ways to a kernel side by side: a few of one, a few of the next, many times."""
+"""Round trips of the shortest cell, and large outputs: a few of one way to a kernel, a few of the next, many times."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +18,14 @@ __all__ = ["measure"]
 
 TURNS, TRIPS = 60, 10
 WARM = 100
+#: Cells, and how much each puts out.
+OUTPUTS = {
+    "printed lines": ("for i in range(100_000): print(i)", 100_000),
+    "display data": (
+        "from IPython.display import display\nfor _ in range(20): display({'text/plain': 'x' * 10_000_000}, raw=True)",
+        200,
+    ),
+}
 
 
 def _computed(*tasks: str) -> float:
@@ -24,12 +33,13 @@ def _computed(*tasks: str) -> float:
     return sum(int(Path(task, "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-def measure() -> dict[str, dict[str, float]]:
-    """Medians by way, and what those in between compute for each trip."""
+def measure(heavy: int) -> dict[str, dict[str, float]]:
+    """Medians by way, what those in between compute for each trip, and how much comes in a second."""
     relays = [Relayed("two relays", tls=False), Relayed("two relays with TLS", tls=True)]
     subjects: list[Any] = [Bare(), Local(), Slurm(), *relays]
     trips: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     computed: dict[str, list[float]] = {}
+    rates: dict[str, dict[str, list[float]]] = {what: {subject.name: [] for subject in subjects} for what in OUTPUTS}
     with contextlib.ExitStack() as stack:
         clients = {}
         for subject in subjects:
@@ -52,9 +62,19 @@ def measure() -> dict[str, dict[str, float]]:
                 spent = [_computed(task) - was for task, was in zip(between.get(name, ()), before, strict=True)]
                 if spent:
                     computed[name] = [a + b for a, b in zip(computed.get(name, (0.0, 0.0)), spent, strict=True)]
+        for turn, (what, (code, amount)) in itertools.product(range(heavy), OUTPUTS.items()):
+            progress(f"{what}, turn {turn + 1} of {heavy}")
+            for name, client in clients.items():
+                began = time.perf_counter()
+                run(client, code)
+                rates[what][name].append(amount / (time.perf_counter() - began))
     progress("")
     each = TURNS * TRIPS
+    outputs = {
+        what: {name: statistics.median(seen) for name, seen in ways.items() if seen} for what, ways in rates.items()
+    }
     return {
+        **(outputs if heavy else {}),
         "1+1 round trip": {name: statistics.median(values) for name, values in trips.items()},
         "1+1 computing, near": {name: near / each for name, (near, _) in computed.items()},
         "1+1 computing, far": {name: far / each for name, (_, far) in computed.items()},
