@@ -50,6 +50,8 @@ _MASTER = {
 }
 #: What ssh says of a connection that what it leads through has ended.
 _UNSAID = "UNKNOWN port"
+# With a master there is nothing more to configure; without one, ssh must not connect by itself.
+_GUEST = ["-F", "none", "-o", "BatchMode=yes", "-o", "ProxyCommand=false"]
 
 
 async def connect(login: LoginHost) -> Connection:
@@ -64,12 +66,13 @@ async def connect(login: LoginHost) -> Connection:
         return found
     folder = PrivateFolder(room=_ROOM)
     path = f"{folder.path}/ssh"
+    connection = Connection(login, path, folder, ours=True)
     try:
         await _start_master(login, path, {})
     except BaseException:
-        folder.remove()
+        await to_the_end(connection.aclose())  # the master may have gone to the background before we gave it up
         raise
-    return Connection(login, path, folder, ours=True)
+    return connection
 
 
 async def find(login: LoginHost) -> Connection | None:
@@ -97,12 +100,7 @@ async def _setting(login: LoginHost, name: str, *options: str) -> str:
 async def _start_master(login: LoginHost, path: str, options: Mapping[str, str]) -> None:
     settings = [part for name, value in {**options, **_MASTER}.items() for part in ("-o", f"{name}={value}")]
     argv = [*_options(login), "-fNMTax", "-S", path.replace("%", "%%"), *settings, login.address]
-    code: int | None = None
-    try:
-        code, _, stderr = await _ssh(login, argv, 2 * CONNECT_TIMEOUT)
-    finally:
-        if code is None:  # it may have gone to the background before we gave it up
-            await to_the_end(_leave(login, path))
+    code, _, stderr = await _ssh(login, argv, 2 * CONNECT_TIMEOUT)
     if code is None:
         raise words.unreachable(login, f"no answer within {2 * CONNECT_TIMEOUT:g} s")
     if code != 0 and _UNSAID in stderr:  # a master that is to persist has its ProxyJump be silent
@@ -113,19 +111,9 @@ async def _start_master(login: LoginHost, path: str, options: Mapping[str, str])
         raise words.from_stderr(login, stderr, await _locked(login))
 
 
-async def _leave(login: LoginHost, path: str) -> None:
-    with contextlib.suppress(LoginHostError):
-        await _ssh(login, [*_guest(path), "-O", "exit", login.host])
-
-
 async def _locked(login: LoginHost) -> list[str]:
     _, told, _ = await _ssh(login, [*_options(login), "-G", login.address])
     return await asyncio.to_thread(words.locked_keys, re.findall("^identityfile (.+)$", told, re.MULTILINE))
-
-
-def _guest(path: str) -> list[str]:
-    """Return the options for what a master is to do: nothing more is configured, and ssh must not connect by itself."""
-    return ["-F", "none", "-o", "BatchMode=yes", "-o", "ProxyCommand=false", "-S", path.replace("%", "%%")]
 
 
 def _options(login: LoginHost) -> list[str]:
@@ -188,7 +176,7 @@ class Connection:
     def __init__(self, login: LoginHost, path: str, folder: PrivateFolder, *, ours: bool) -> None:
         #: Where it goes.
         self.login = login
-        self._master = _guest(path)
+        self._master = [*_GUEST, "-S", path.replace("%", "%%")]
         self._folder = folder
         self._ours = ours
         if ours:
@@ -214,6 +202,8 @@ class Connection:
         """Connect to a node by way of this connection."""
         there = NodeHost.behind(self.login, node.name)
         folder = PrivateFolder(room=_ROOM)
+        path = f"{folder.path}/ssh"
+        connection = Connection(there, path, folder, ours=True)
         try:
             through = [self.login.program, *self._master, "-W", "[%h]:%p", self.login.host]
             options = {"ProxyCommand": " ".join(map(shlex.quote, through))}
@@ -231,16 +221,13 @@ class Connection:
                     "IgnoreUnknown": "KnownHostsCommand",  # as the next one is to older programs
                     "KnownHostsCommand": "none",
                 }
-            path = f"{folder.path}/ssh"
             await _start_master(there, path, options)
-        except LoginHostError:
-            folder.remove()
-            await self.alive()  # it may be this connection that is gone, which nothing else tells of
+        except BaseException as error:
+            await to_the_end(connection.aclose())
+            if isinstance(error, LoginHostError):
+                await self.alive()  # it may be this connection that is gone, which nothing else tells of
             raise
-        except BaseException:
-            folder.remove()
-            raise
-        return Connection(there, path, folder, ours=True)
+        return connection
 
     async def control(self, *words: str, timeout: float = LOCAL_TIMEOUT) -> tuple[int | None, str]:
         """Have the master do something; return an exit code and what was complained of."""
