@@ -18,7 +18,7 @@ from steps import Steps
 from subjects import Bare, Local, Slurm, queued
 from telling import progress
 
-__all__ = ["Samples", "begun", "go_through", "interrupted", "measure", "run", "said"]
+__all__ = ["Samples", "begun", "go_through", "interrupted", "measure", "medians", "run", "said"]
 
 #: When a process began, by the clock of its node; the kernel kept no time before it was one.
 BEGAN = """
@@ -179,6 +179,11 @@ def go_through(
     return samples
 
 
+def medians(samples: Samples) -> dict[str, dict[str, float]]:
+    """Return the median of each row and way."""
+    return {row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()}
+
+
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Medians by row and name, and the slowest start."""
     subjects: list[Any] = [Bare(), Local(), Slurm()]
@@ -186,7 +191,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     first: Samples = go_through(subjects, 1, lambda subject, _, record: one_round(subject, record, steps))
 
     samples = go_through(subjects, rounds, lambda subject, _, record: one_round(subject, record, steps))
-    found = {row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()}
+    found = medians(samples)
     for what in ("start without Slurm's wait", "start_kernel returns"):
         found[f"{what}, slowest"] = {name: max(values) for name, values in samples[what].items()}
     found["cells lost"] = {name: len(samples["cells lost"][name]) for name in found["start to first result"]}

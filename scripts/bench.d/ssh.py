@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import statistics
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from login_host import Login
-from one import go_through, hops, interrupted, run
+from one import go_through, hops, interrupted, medians, run
 from relay import Relay, round_trip
 from subjects import PORTS, Bare, Slurm, connected
 from telling import progress
@@ -134,7 +133,4 @@ def measure(rounds: int) -> dict[str, Any]:
         subjects = [Bare(), floor, Slurm(), *far]
         go_through(subjects, 1, one_round)
         samples = go_through(subjects, rounds, one_round)
-    found: dict[str, Any] = {
-        row: {name: statistics.median(values) for name, values in ways.items()} for row, ways in samples.items()
-    }
-    return {**found, "start to first result, with a login": first, "round trip": round_trip(DELAY)}
+    return {**medians(samples), "start to first result, with a login": first, "round trip": round_trip(DELAY)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from one import run, said
+from one import Samples, medians, run, said
 from relayed import Relayed
 from subjects import Bare, Local, Slurm
 from telling import progress
@@ -37,9 +37,8 @@ def measure(heavy: int) -> dict[str, dict[str, float]]:
     """Medians by way, what those in between compute for each trip, and how much comes in a second."""
     relays = [Relayed("two relays", tls=False), Relayed("two relays with TLS", tls=True)]
     subjects: list[Any] = [Bare(), Local(), Slurm(), *relays]
-    trips: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    samples: Samples = defaultdict(lambda: defaultdict(list))
     computed: dict[str, list[float]] = {}
-    rates: dict[str, dict[str, list[float]]] = {what: {subject.name: [] for subject in subjects} for what in OUTPUTS}
     with contextlib.ExitStack() as stack:
         clients = {}
         for subject in subjects:
@@ -58,7 +57,7 @@ def measure(heavy: int) -> dict[str, dict[str, float]]:
                 for _ in range(TRIPS):
                     began = time.perf_counter()
                     run(client, "1+1")
-                    trips[name].append(time.perf_counter() - began)
+                    samples["1+1 round trip"][name].append(time.perf_counter() - began)
                 spent = [_computed(task) - was for task, was in zip(between.get(name, ()), before, strict=True)]
                 if spent:
                     computed[name] = [a + b for a, b in zip(computed.get(name, (0.0, 0.0)), spent, strict=True)]
@@ -67,15 +66,11 @@ def measure(heavy: int) -> dict[str, dict[str, float]]:
             for name, client in clients.items():
                 began = time.perf_counter()
                 run(client, code)
-                rates[what][name].append(amount / (time.perf_counter() - began))
+                samples[what][name].append(amount / (time.perf_counter() - began))
     progress("")
     each = TURNS * TRIPS
-    outputs = {
-        what: {name: statistics.median(seen) for name, seen in ways.items() if seen} for what, ways in rates.items()
-    }
     return {
-        **(outputs if heavy else {}),
-        "1+1 round trip": {name: statistics.median(values) for name, values in trips.items()},
+        **medians(samples),
         "1+1 computing, near": {name: near / each for name, (near, _) in computed.items()},
         "1+1 computing, far": {name: far / each for name, (_, far) in computed.items()},
     }
