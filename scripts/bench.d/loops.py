@@ -11,6 +11,7 @@ from __future__ import annotations
 import _posixsubprocess
 import asyncio
 import gc
+import math
 import os
 import subprocess
 import threading
@@ -130,7 +131,8 @@ class _Loop:
         computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
         owners = {**self.owners, **holds, **waits}
         self.longest = max(self.longest, (held, owners), key=lambda turn: turn[0])
-        self.unheld = max(self.unheld, (max(0.0, held - sum(holds.values())), owners), key=lambda turn: turn[0])
+        unheld = max(computed, held - sum(holds.values()))  # who computes is not held up
+        self.unheld = max(self.unheld, (unheld, owners), key=lambda turn: turn[0])
         self.most = max(self.most, (computed, self.owners), key=lambda turn: turn[0])
         self.stalls += held > STALL
 
@@ -153,34 +155,42 @@ class _Loop:
         }
 
 
+@dataclass
+class _Span:
+    """A time in which all threads are held up. Known while it lasts: who is held up may tell of it before its end."""
+
+    begin: float
+    end: float = math.inf
+
+
 class Holds:
     """What holds up all threads of this process at once, whoever needs it: the collection of garbage, and each start of
     a program, which keeps the interpreter's lock until the program has begun.
     """
 
-    #: When each began and ended.
-    spans: ClassVar[dict[str, list[tuple[float, float]]]] = {"collecting garbage": [], "starting a program": []}
+    spans: ClassVar[dict[str, list[_Span]]] = {"collecting garbage": [], "starting a program": []}
 
     def __init__(self) -> None:
-        self._began = 0.0
         gc.callbacks.append(self._collects)
         module: Any = subprocess if hasattr(subprocess, "_fork_exec") else _posixsubprocess
         name = "_fork_exec" if module is subprocess else "fork_exec"
         setattr(module, name, self._timed(getattr(module, name)))
 
     def _collects(self, phase: str, _: Any) -> None:
+        spans = self.spans["collecting garbage"]
         if phase == "start":
-            self._began = time.perf_counter()
-        else:
-            self.spans["collecting garbage"].append((self._began, time.perf_counter()))
+            spans.append(_Span(time.perf_counter()))
+        elif spans:  # else it had begun before `begin`
+            spans[-1].end = time.perf_counter()
 
     def _timed(self, fork_exec: Callable[..., int]) -> Callable[..., int]:
         def timed(*args: Any) -> int:
-            began = time.perf_counter()
+            span = _Span(time.perf_counter())
+            self.spans["starting a program"].append(span)
             try:
                 return fork_exec(*args)
             finally:
-                self.spans["starting a program"].append((began, time.perf_counter()))
+                span.end = time.perf_counter()
 
         return timed
 
@@ -191,7 +201,9 @@ class Holds:
 
     def told(self) -> dict[str, dict[str, float]]:
         """Return how often each was, milliseconds of the longest, and of all together."""
-        took = {what: [end - begin for begin, end in spans] for what, spans in self.spans.items()}
+        took = {
+            what: [span.end - span.begin for span in spans if span.end < math.inf] for what, spans in self.spans.items()
+        }
         return {
             what: {"times": len(each), "longest": max(each, default=0.0) * 1000, "all": sum(each) * 1000}
             for what, each in took.items()
@@ -201,7 +213,7 @@ class Holds:
     def within(cls, begin: float, end: float) -> dict[str, float]:
         """Return the seconds of each in a span of time."""
         shares = {
-            what: sum(max(0.0, min(end, last) - max(begin, first)) for first, last in reversed(spans[-100:]))
+            what: sum(max(0.0, min(end, span.end) - max(begin, span.begin)) for span in reversed(spans[-100:]))
             for what, spans in cls.spans.items()
         }
         return {what: share for what, share in shares.items() if share}
@@ -253,8 +265,13 @@ class Turns:
             loop.forget()
 
     def told(self) -> dict[str, dict[str, Any]]:
-        """Return what there was, by thread, but for those of clients, which have no names of their own."""
-        return {name: loop.told() for name, loop in self._loops.items() if not name.startswith("Thread-")}
+        """Return what there was, by thread.
+
+        Left out are clients, which have no names of their own, and the loop that is there to stand still while a
+        program begins.
+        """
+        left_out = ("Thread-", "slurm-provisioner-programs")
+        return {name: loop.told() for name, loop in self._loops.items() if not name.startswith(left_out)}
 
 
 def _whose(callback: Any) -> tuple[str, str]:
