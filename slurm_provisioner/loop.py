@@ -1,4 +1,4 @@
-"""The event loop that everything long-lived runs on: one daemon thread of our own, and one for what computes.
+"""The event loop that everything long-lived runs on: one daemon thread of our own, and two for what would hold it up.
 
 jupyter_client's blocking managers drive a provisioner with `run_until_complete`, one call at a time, and its
 async managers from any loop. A link or a watcher made on such a loop would stop between two calls. So it lives here.
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "background_loop", "computed", "first", "read_pieces", "to_the_end", "within"]
+__all__ = ["LoopThread", "background_loop", "beside", "computed", "first", "read_pieces", "to_the_end", "within"]
 
 T = TypeVar("T")
 
@@ -23,12 +23,14 @@ T = TypeVar("T")
 EXIT_TIMEOUT = 10.0
 #: Seconds that a caller's loop may stand still before its call counts as abandoned.
 ABANDONED_AFTER = 3.0
+#: Seconds that who is cancelled waits for the clean-up of what went on beside the loop.
+CLEAN_UP = 3.0
 #: Bytes that a connection is read by. For asyncio's 256 KiB, the C library maps memory and gives it back, each time.
 READ_BYTES = 2**16
 
 
 class LoopThread:
-    """An asyncio event loop in a daemon thread, and a thread for what would hold it up.
+    """An asyncio event loop in a daemon thread, another loop for what may stand still, and a thread for what computes.
 
     Closers registered with `at_exit` run on the loop when the interpreter ends, together at most `EXIT_TIMEOUT`
     seconds.
@@ -36,17 +38,15 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        #: See `beside`.
+        self.programs = asyncio.new_event_loop()
         #: See `computed`.
         self.computing = concurrent.futures.ThreadPoolExecutor(1, "slurm-provisioner-computing")
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
         self._calls: dict[asyncio.Task[Any], list[concurrent.futures.Future[Any]]] = {}
-        self._thread = threading.Thread(target=self._run, name="slurm-provisioner", daemon=True)
-        self._thread.start()
+        self._thread = _start(self.loop, "slurm-provisioner")
+        self._other = _start(self.programs, "slurm-provisioner-programs")
         atexit.register(self.close)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
 
     async def run(self, coro: Coroutine[Any, Any, T], *, undo: Callable[[], None] | None = None) -> T:
         """Run a coroutine on this loop and await its result from any other loop.
@@ -101,10 +101,11 @@ class LoopThread:
             return
         with suppress(concurrent.futures.TimeoutError):  # leases end what could not be given back in time
             self.submit(self._close()).result(EXIT_TIMEOUT + 1)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(EXIT_TIMEOUT)
-        if not self._thread.is_alive():
-            self.loop.close()
+        for loop, thread in ((self.loop, self._thread), (self.programs, self._other)):
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(EXIT_TIMEOUT)
+            if not thread.is_alive():
+                loop.close()
 
     async def _close(self) -> None:
         closers = [asyncio.ensure_future(_quietly(closer())) for closer in self._closers.values()]
@@ -117,6 +118,16 @@ class LoopThread:
             task.cancel()
         if others:
             await asyncio.wait(others, timeout=1)
+
+
+def _start(loop: asyncio.AbstractEventLoop, name: str) -> threading.Thread:
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 async def _quietly(awaitable: Awaitable[None]) -> None:
@@ -250,6 +261,41 @@ async def computed(function: Callable[..., T], *arguments: Any) -> T:
     (`sys.setswitchinterval`).
     """
     return await asyncio.get_running_loop().run_in_executor(background_loop().computing, function, *arguments)
+
+
+async def beside(coro: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine on a loop that may stand still, as one does that starts a program.
+
+    The thread that starts one waits until it has begun (vfork(2)): for a core, or for the file system where it is.
+    Before Python 3.12, other threads do as well (https://github.com/python/cpython/issues/104372).
+
+    Who is cancelled waits for the coroutine's clean-up, for `CLEAN_UP` at most.
+    """
+    here, there = asyncio.get_running_loop(), background_loop().programs
+    over: asyncio.Future[asyncio.Task[T]] = here.create_future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        tasks.append(there.create_task(coro))
+        tasks[0].add_done_callback(end)
+
+    def give_up() -> None:
+        tasks[0].cancel()
+
+    def end(task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits for it any more
+        with suppress(RuntimeError):  # that loop is closed
+            here.call_soon_threadsafe(over.set_result, task)
+
+    there.call_soon_threadsafe(begin)
+    try:
+        task = await asyncio.shield(over)
+    except asyncio.CancelledError:
+        there.call_soon_threadsafe(give_up)
+        await asyncio.wait([over], timeout=CLEAN_UP)
+        raise
+    return task.result()
 
 
 def read_pieces(transport: asyncio.BaseTransport) -> None:

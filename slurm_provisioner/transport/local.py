@@ -13,6 +13,7 @@ from typing import Any
 from ..environment import clean_environment
 from ..errors import CommandError, CommandNotFoundError
 from ..guard import guard
+from ..loop import beside, within
 from ..processes import this_machine
 from . import Account, Completed, Node, Route, too_slow
 from .children import end
@@ -40,35 +41,9 @@ class LocalTransport:
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run a command as a process of its own session, so that a Ctrl-C in the terminal does not reach it."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=clean_environment(os.environ),
-                start_new_session=True,
-            )
-        except (FileNotFoundError, PermissionError) as error:
-            raise CommandNotFoundError(
-                f"The command {argv[0]} cannot be run: {error.strerror}.",
-                argv=argv,
-                hint="Is this a login node of the cluster? Set `slurm_bin` to the folder of Slurm's commands.",
-            ) from error
-        except (OSError, RuntimeError) as error:  # no process, memory, descriptor or thread left to be had
-            raise CommandError(f"{argv[0]} could not be started: {error}.", argv=argv) from error
-        try:
-            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
+            return await within(timeout, beside(_run(argv, stdin)), lambda _: None)
         except asyncio.TimeoutError as error:
             raise too_slow(argv, timeout) from error
-        finally:
-            await end(process, KILL_TIMEOUT)
-        assert process.returncode is not None
-        return Completed(
-            argv=tuple(argv),
-            returncode=process.returncode,
-            stdout=stdout.decode(errors="replace"),
-            stderr=stderr.decode(errors="replace"),
-        )
 
     def news(self, directory: str, names: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Look again and again, in a worker thread: a hanging file system must not stop the loop."""
@@ -84,6 +59,37 @@ class LocalTransport:
 
     async def aclose(self) -> None:
         """Nothing is kept between calls."""
+
+
+async def _run(argv: Sequence[str], stdin: bytes) -> Completed:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=clean_environment(os.environ),
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise CommandNotFoundError(
+            f"The command {argv[0]} cannot be run: {error.strerror}.",
+            argv=argv,
+            hint="Is this a login node of the cluster? Set `slurm_bin` to the folder of Slurm's commands.",
+        ) from error
+    except (OSError, RuntimeError) as error:  # no process, memory, descriptor or thread left to be had
+        raise CommandError(f"{argv[0]} could not be started: {error}.", argv=argv) from error
+    try:
+        stdout, stderr = await process.communicate(stdin)
+    finally:
+        await end(process, KILL_TIMEOUT)
+    assert process.returncode is not None
+    return Completed(
+        argv=tuple(argv),
+        returncode=process.returncode,
+        stdout=stdout.decode(errors="replace"),
+        stderr=stderr.decode(errors="replace"),
+    )
 
 
 class _Route:

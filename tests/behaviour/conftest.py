@@ -141,7 +141,7 @@ FOLDER = re.compile(r"slurm-(kernel-\w+|[0-9a-f]{10})$")
 SERVERS = re.compile(r"slurm-kernel-\w+$")
 #: Threads that may outlive a kernel: the background loop and the one that computes for it, asyncio's workers, and
 #: jupyter_core's for blocking calls.
-THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner(-computing_0)?$|asyncio_|pytest")
+THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner(-programs|-computing_0)?$|asyncio_|pytest")
 
 
 def _folders() -> list[str]:

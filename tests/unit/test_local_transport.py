@@ -7,13 +7,17 @@ import contextlib
 import gc
 import os
 import socket
+import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from slurm_provisioner import loop as loop_module
 from slurm_provisioner.environment import clean_environment
 from slurm_provisioner.errors import CommandError, CommandNotFoundError, CommandTimeoutError
+from slurm_provisioner.loop import background_loop
 from slurm_provisioner.transport import Node
 from slurm_provisioner.transport.local import LocalTransport
 
@@ -58,7 +62,7 @@ def test_a_machine_that_can_start_no_process_is_an_error_of_the_command(monkeypa
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends meanwhile
         return False
 
 
@@ -85,6 +89,51 @@ def test_a_cancelled_command_is_killed(tmp_path):
         return pid
 
     assert not alive(run(cancelled()))
+
+
+class SlowStart(subprocess.Popen):
+    """A program on a file system that does not answer, until `answers` is set."""
+
+    answers: threading.Event
+    begun: threading.Event
+    processes: list[subprocess.Popen]
+
+    def __init__(self, *args, **kwargs):
+        self.begun.set()
+        assert self.answers.wait(20)
+        super().__init__(*args, **kwargs)
+        self.processes.append(self)
+
+
+@pytest.fixture
+def slow_start(monkeypatch):
+    for name, value in {"answers": threading.Event(), "begun": threading.Event(), "processes": []}.items():
+        monkeypatch.setattr(SlowStart, name, value, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", SlowStart)
+    yield SlowStart
+    SlowStart.answers.set()
+
+
+def test_a_program_that_takes_long_to_begin_holds_nobody_up(slow_start):
+    async def main():
+        task = asyncio.ensure_future(background_loop().run(LocalTransport().run(["echo", "begun"], timeout=20)))
+        assert await asyncio.to_thread(slow_start.begun.wait, 10)
+        await background_loop().run(asyncio.sleep(0))
+        slow_start.answers.set()
+        return (await task).stdout
+
+    assert run(main()) == "begun\n"
+
+
+def test_a_program_that_does_not_begin_is_late_and_ended_once_it_does(slow_start, monkeypatch):
+    monkeypatch.setattr(loop_module, "CLEAN_UP", 0.05)
+    with pytest.raises(CommandTimeoutError):
+        run(LocalTransport().run(["sleep", "600"], timeout=0.05))
+    assert not slow_start.processes
+    slow_start.answers.set()
+    begin = time.monotonic()
+    while not slow_start.processes or alive(slow_start.processes[0].pid):
+        assert time.monotonic() < begin + 10
 
 
 def test_what_changes_slurms_commands_is_taken_out():

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from slurm_provisioner import loop as loop_module
-from slurm_provisioner.loop import LoopThread, background_loop, computed, within
+from slurm_provisioner.loop import LoopThread, background_loop, beside, computed, within
 
 
 def test_coroutines_run_on_the_background_loop_whatever_the_callers():
@@ -121,6 +121,83 @@ def test_what_computes_does_so_one_at_a_time_and_holds_no_loop_up():
     assert story == [number for number in range(20) for _ in "be"]
     assert len(threads) == 1
     assert threading.get_ident() not in threads
+
+
+def test_what_stands_still_beside_a_loop_holds_nobody_up():
+    async def main():
+        loop, other, goes_on = background_loop(), [], threading.Event()
+
+        async def stand_still():
+            other.append(asyncio.get_running_loop())
+            assert goes_on.wait(10)
+            return "done"
+
+        async def go_on():
+            goes_on.set()
+
+        task = asyncio.ensure_future(beside(stand_still()))
+        while not other:
+            await asyncio.sleep(0)
+        await loop.run(go_on())
+        assert await task == "done"
+        assert other[0] not in (loop.loop, asyncio.get_running_loop())
+
+    asyncio.run(main())
+
+
+def test_an_error_beside_a_loop_is_its_callers():
+    async def fail():
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        asyncio.run(beside(fail()))
+
+
+@pytest.mark.parametrize("how", ["at once", "at work"])
+def test_who_is_cancelled_waits_for_the_clean_up_beside(how):
+    async def main():
+        story, here, began = [], asyncio.get_running_loop(), asyncio.Event()
+
+        async def work():
+            try:
+                here.call_soon_threadsafe(began.set)
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                story.append("clean")
+
+        task = asyncio.ensure_future(beside(work()))
+        await (began.wait() if how == "at work" else asyncio.sleep(0))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return began.is_set(), story
+
+    began, story = asyncio.run(main())
+    assert story == (["clean"] if began else [])
+    assert began or how == "at once"
+
+
+def test_who_is_cancelled_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(loop_module, "CLEAN_UP", 0.05)
+    goes_on = threading.Event()
+
+    async def main():
+        began = threading.Event()
+
+        async def stand_still():
+            began.set()
+            assert goes_on.wait(10)
+            await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(beside(stand_still()))
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    goes_on.set()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
