@@ -13,14 +13,14 @@ import itertools
 import json
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import tls
 from .carrier import Carrier, Streams
 from .errors import LinkError, LoginHostError, RefusedError
-from .loop import first, within
+from .loop import first, to_the_end, within
 from .transport import Node, Route, Transport
 
 __all__ = ["Link", "Listener", "Target"]
@@ -37,6 +37,10 @@ ANSWER_TIMEOUT = 10.0
 _SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 #: Bytes of one line of the supervisor channel at most.
 LINE_LIMIT = 2**20
+
+
+#: What is said and heard by a connection to a supervisor.
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Link:
         self._connected = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._keepers: set[asyncio.Task[None]] = set()  # those, too, that are yet to end
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         #: Why the supervisor could not be reached, the last time it was tried; "" if it could.
@@ -141,6 +146,8 @@ class Link:
         self.lost_in_silence, self.last_sent = False, 0.0
         self._detached = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep_connected(target, listener))
+        self._keepers.add(self._keeper)
+        self._keeper.add_done_callback(self._keepers.discard)
 
     def detach(self) -> None:
         """Let go of the supervisor, and end the streams to its kernel."""
@@ -229,35 +236,22 @@ class Link:
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_LAST)
 
-    async def _reach(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _reach(self, target: Target) -> Ends:
         """Try all addresses side by side, the one that worked before alone."""
         hosts = [self._host] if self._host is not None else list(target.hosts)
         attempts = {asyncio.ensure_future(self._open_supervisor(host)): host for host in hosts}
-        pending = set(attempts)
-        failure: BaseException = OSError("it announced no address")
         try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    self._host = None
-                    raise asyncio.TimeoutError
-                for attempt in done:
-                    if attempt.exception() is None:
-                        self._host = attempts.pop(attempt)
-                        return attempt.result()
-                    failure = attempt.exception() or failure
-            self._host = None
-            raise failure
-        finally:
-            for attempt in attempts:
-                attempt.cancel()
-            for outcome in await asyncio.gather(*attempts, return_exceptions=True):
-                if not isinstance(outcome, BaseException):
-                    outcome[1].close()
+            made = await _first_made(attempts)
+            self._host = attempts[made]
+            await _given_up(attempts.keys() - {made})
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._host = None
+            await to_the_end(_given_up(attempts))
+            raise
+        return made.result()
 
-    async def _open_supervisor(self, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open_supervisor(self, host: str) -> Ends:
         reader = asyncio.StreamReader(limit=LINE_LIMIT)
         protocol = asyncio.StreamReaderProtocol(reader)
         transport = await self._dial(host, SUPERVISOR, protocol)
@@ -323,7 +317,29 @@ class Link:
 
     async def aclose(self) -> None:
         """Close everything."""
-        keeper = self._keeper
         self.detach()
-        if keeper is not None:
-            await asyncio.gather(keeper, return_exceptions=True)
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+
+async def _first_made(attempts: Collection[asyncio.Task[Ends]]) -> asyncio.Task[Ends]:
+    """Return the first of some attempts to connect that comes to something."""
+    failure: BaseException = OSError("it announced no address")
+    pending = set(attempts)
+    while pending:
+        done, pending = await asyncio.wait(pending, timeout=CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise asyncio.TimeoutError
+        for attempt in done:
+            if (error := attempt.exception()) is None:
+                return attempt
+            failure = error
+    raise failure
+
+
+async def _given_up(attempts: Collection[asyncio.Task[Ends]]) -> None:
+    """Leave nothing of some attempts to connect, whether they came to something or not."""
+    for attempt in attempts:
+        attempt.cancel()
+    for outcome in await asyncio.gather(*attempts, return_exceptions=True):
+        if not isinstance(outcome, BaseException):
+            outcome[1].close()

@@ -218,6 +218,35 @@ def test_a_client_that_does_not_read_stops_its_source(tmp_path):
     run(main())
 
 
+def test_a_connection_that_is_made_as_the_link_is_closed_is_closed(tmp_path):
+    """Also where the addresses that lost against it take their time to be given up."""
+
+    class SlowToGiveUp(Link):
+        opened: asyncio.StreamWriter
+        giving_up = False
+
+        async def _open_supervisor(self, host):
+            if host == "127.0.0.1":
+                reader, self.opened = await super()._open_supervisor(host)
+                return reader, self.opened
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.giving_up = True
+                await asyncio.sleep(0.05)
+
+    async def main():
+        async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+            linked.link = link = SlowToGiveUp(LocalTransport(), log)
+            link.attach(supervisor.target(hosts=("10.0.0.1", "127.0.0.1")), linked)
+            while not link.giving_up:
+                await asyncio.sleep(0)
+            await link.aclose()
+            assert link.opened.transport.is_closing()
+
+    run(main())
+
+
 def test_both_sides_see_the_others_end(tmp_path):
     async def main():
         async with Supervisor(tmp_path) as supervisor, Linked() as linked:
