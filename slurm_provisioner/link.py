@@ -136,7 +136,7 @@ class Link:
         async def connect() -> asyncio.Transport:
             return await tls.connect(await route.connect(), context, channel, protocol)
 
-        return await within(CONNECT_TIMEOUT, connect(), asyncio.Transport.abort)
+        return await within(CONNECT_TIMEOUT, connect(), lambda transport: transport.abort())
 
     def attach(self, target: Target, listener: Listener) -> None:
         """Connect to a supervisor, and stay connected to it until `detach`."""

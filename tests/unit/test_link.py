@@ -247,6 +247,27 @@ def test_a_connection_that_is_made_as_the_link_is_closed_is_closed(tmp_path):
     run(main())
 
 
+def test_of_several_addresses_that_can_be_reached_one_connection_stays(tmp_path):
+    async def main():
+        for _ in range(10):
+            async with Supervisor(tmp_path) as supervisor, Linked() as linked:
+                linked.link.attach(supervisor.target(hosts=("127.0.0.1", "localhost", "127.1")), linked)
+                assert await linked.changes.get()
+                await linked.link.call("status")
+
+                def stay():
+                    writers = [each for each in supervisor.writers if not each.transport.is_closing()]
+                    return sum(
+                        each.get_extra_info("ssl_object").selected_alpn_protocol() == "supervisor" for each in writers
+                    )
+
+                while stay() > 1:
+                    await asyncio.sleep(0.01)
+                assert stay() == 1
+
+    run(main())
+
+
 def test_both_sides_see_the_others_end(tmp_path):
     async def main():
         async with Supervisor(tmp_path) as supervisor, Linked() as linked:
