@@ -140,9 +140,12 @@ class KernelJob:
     async def _turn(self) -> AsyncIterator[None]:
         """Have nothing closed meanwhile, and be cancelled if that has begun."""
         async with self._launching:
-            if self._giving_back is not None:
-                raise asyncio.CancelledError
+            self._go_on()
             yield
+
+    def _go_on(self) -> None:
+        if self._giving_back is not None:
+            raise asyncio.CancelledError
 
     async def _start(self, herald: Herald, config: KernelConfig, command: KernelCommand, *, new_job: bool) -> None:
         now = self.allocation
@@ -175,9 +178,10 @@ class KernelJob:
         return True
 
     async def _submit(self, herald: Herald, config: KernelConfig, command: KernelCommand) -> None:
-        if self.allocation is not None:
-            await self.allocation.end()
-            self._fence = max(self._fence, (self.allocation.may_run_until, self.allocation.record.node))
+        if (former := self.allocation) is not None:
+            await former.end()
+            self._fence = max(self._fence, (former.may_run_until, former.record.node))
+        self._go_on()
         not_before, lost_node = self._fence
         wait = not_before - asyncio.get_running_loop().time()
         if wait > 0:

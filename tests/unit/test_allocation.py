@@ -329,7 +329,7 @@ def test_the_new_job_waits_for_the_end_of_a_lost_kernel(monkeypatch, caplog):
         lost._slurm_says(says("NODE_FAIL"))
         job: Any = KernelJob.__new__(KernelJob)
         job.allocation, job._log, job._cluster, job._link = lost, log, None, lost.link
-        job._kernel, job._fence = KernelIdentity("k", b"", "hmac-sha256", {}), (0.0, "")
+        job._kernel, job._fence, job._giving_back = KernelIdentity("k", b"", "hmac-sha256", {}), (0.0, ""), None
         monkeypatch.setattr(Allocation, "submit", submit)
         with pytest.raises(CommandError):
             await job._submit(Herald(), KernelConfig(), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from slurm_provisioner.config import KernelConfig
-from slurm_provisioner.herald import KernelIdentity
+from slurm_provisioner.herald import Herald, KernelIdentity
 from slurm_provisioner.job import KernelJob
 
 
@@ -58,6 +59,45 @@ def test_a_launch_that_its_end_overtakes_does_not_begin(monkeypatch):
         assert not launch.begun.is_set()
 
     asyncio.run(main())
+
+
+class Former:
+    """A job that is over, which its end takes a while to tell."""
+
+    may_run_until = 0.0
+    record = SimpleNamespace(over=True, node="n1")
+
+    def __init__(self) -> None:
+        self.ending, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def end(self) -> None:
+        self.ending.set()
+        await self.goes_on.wait()
+
+    async def tidy(self, *, keep_log: bool) -> None:
+        pass
+
+
+def test_no_job_follows_where_the_end_came_meanwhile(monkeypatch):
+    made = []
+    monkeypatch.setattr("slurm_provisioner.job.Allocation", lambda *_: made.append(True))
+    monkeypatch.setattr(Herald, "expect", lambda _: None)
+
+    async def main() -> None:
+        identity = KernelIdentity("k", b"k", "hmac-sha256", {})
+        job: Any = KernelJob(KernelConfig(), identity, logging.getLogger())
+        former = job.allocation = Former()
+        launch = asyncio.ensure_future(job.launch(KernelConfig(), None, new_job=True))
+        await former.ending.wait()
+        giving_back = asyncio.ensure_future(job.give_back())
+        await asyncio.sleep(0)
+        former.goes_on.set()
+        await giving_back
+        with pytest.raises(asyncio.CancelledError):
+            await launch
+
+    asyncio.run(main())
+    assert not made
 
 
 def test_what_a_launch_has_opened_is_closed_although_its_end_came_while_it_did(monkeypatch):
