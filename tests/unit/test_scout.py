@@ -50,6 +50,25 @@ def test_many_folders_are_looked_at_together(tmp_path, looked):
     assert sum(looked[:20]) > 20 * 10
 
 
+def test_a_machine_without_a_thread_to_spare_is_no_end_of_it(tmp_path, monkeypatch):
+    refused = []
+
+    async def to_thread(function, *args):
+        if len(refused) < 3:
+            refused.append(True)
+            raise RuntimeError("can't start new thread")
+        return function(*args)
+
+    async def main():
+        async with aclosing(Scouts().news(str(tmp_path), ["a"])) as news:
+            (tmp_path / "a").write_text("x")
+            assert await anext(news) == ("a", b"x")
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    run(main())
+    assert len(refused) == 3
+
+
 def test_what_changes_is_told_again_and_what_stays_is_not(tmp_path, looked):
     async def main():
         async with aclosing(Scouts().news(str(tmp_path), ["a", "b"])) as news:
