@@ -56,7 +56,7 @@ class Front:
         }
         self._ports: dict[str, int] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._full = self._closed = False
 
     # -------------------------------------------------------------------- life
 
@@ -195,6 +195,8 @@ class Front:
     def _from_kernel(self, channel: str, messages: list[bytes]) -> None:
         if channel == "iopub" and self._standin.state is State.RUNNING:
             self._publisher.publish(messages)
+            if self._full:
+                self._kernel.hold("iopub", True)  # its connection may be another one than was held
             return
         for message in messages:
             if channel == "hb" or (channel == "stdin" and self._standin.state is State.RUNNING):
@@ -226,6 +228,7 @@ class Front:
             self._routers[channel].hold(whether)
 
     def _hold_kernel(self, whether: bool) -> None:
+        self._full = whether
         self._kernel.hold("iopub", whether)
 
     # ----------------------------------------------------------------------- time

@@ -282,6 +282,23 @@ def test_beside_a_client_that_does_not_read_the_others_lose_nothing(
             assert process.returncode == 0
 
 
+def test_the_next_kernel_waits_for_a_slow_client_as_well(small, served, kernels, subscriber):
+    first, following = kernels(marks=10), kernels(marks=10)
+    served.run(first)
+    slow = subscriber()
+    publish_until_full(first, SIZE)
+    served.detach("restarting")
+    served.run(following)
+    with pytest.raises(zmq.Again):
+        following.sockets["iopub"].sndtimeo = 1000
+        publish_all(following, numbered(10_000, 2_000, SIZE))
+    following.sockets["iopub"].sndtimeo = -1
+    with ThreadPoolExecutor() as pool:
+        taken = pool.submit(take_until, slow, 20_000)
+        publish_all(following, numbered(20_000, 1))
+        assert taken.result()[-1] == 20_000
+
+
 def test_where_nobody_reads_nobody_is_cut_off(small, served, kernels, subscriber):
     """As when a server that holds all clients is busy with something else."""
     pair = subscriber(), subscriber()
