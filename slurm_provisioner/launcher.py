@@ -734,6 +734,7 @@ class Stream(Protocol):
         self.unsent: Deque[bytes] = deque()
         self.sent: Deque[bytes] = deque()  # and not acknowledged
         self.ended = self.told_end = self.slow = self.full = False
+        self.patience: Optional[asyncio.TimerHandle] = None
 
     # The kernel's end
 
@@ -773,6 +774,8 @@ class Stream(Protocol):
     def connection_lost(self, _error: Optional[Exception]) -> None:
         """Tell of the kernel's end after all that it said."""
         self.ended = True
+        if self.patience:
+            self.patience.cancel()  # asyncio's transports fail to abort what has closed by itself
         self.resume_writing()
         self.flush()
 
@@ -856,7 +859,7 @@ class Stream(Protocol):
         """Have the kernel take the rest, for a while."""
         if self.transport:
             self.transport.close()
-            asyncio.get_event_loop().call_later(FLUSH_SECONDS, self.transport.abort)
+            self.patience = asyncio.get_event_loop().call_later(FLUSH_SECONDS, self.transport.abort)
 
 
 class Side:
@@ -1239,6 +1242,8 @@ class TLS(Protocol):
                     said.append(data)
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # its goodbye, after ours
+            self.raw.close()
 
     def hear(self, said: List[bytes]) -> None:
         """Pass on what was said, at once: it comes in records of a few KiB."""

@@ -185,5 +185,6 @@ class Peer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell of its end."""
+        self._transport = None  # asyncio's fails to abort what has closed by itself
         if (owner := self._leave()) is not None:
             owner.lost(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from slurm_provisioner import tls
+from slurm_provisioner import launcher, tls
 from slurm_provisioner.credentials import client_context, make_identity
 from slurm_provisioner.loop import within
 
@@ -42,14 +43,19 @@ class Hears(asyncio.Protocol):
             await self.news.wait()
 
 
-@asynccontextmanager
-async def listening(tmp_path, serve, identity=THEIRS) -> AsyncIterator[int]:
+def server_context(tmp_path, identity=THEIRS) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=OURS.certificate)
     context.set_alpn_protocols(["kernel", "supervisor"])
     (tmp_path / "pem").write_text(identity.certificate + identity.private_key)
     context.load_cert_chain(tmp_path / "pem")
+    return context
+
+
+@asynccontextmanager
+async def listening(tmp_path, serve, identity=THEIRS) -> AsyncIterator[int]:
+    context = server_context(tmp_path, identity)
 
     async def guarded(reader, writer):
         try:
@@ -152,6 +158,55 @@ def test_a_silent_server_is_not_waited_for_for_ever(tmp_path):
                 silent.settimeout(5)
                 while silent.recv(2**16):
                     pass  # it greeted, and has hung up
+
+    run(main())
+
+
+def test_a_connection_that_is_given_up_while_it_is_made_is_nobodys_complaint(tmp_path):
+    complaints = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with listening(tmp_path, echo) as port:
+            for turns in range(6):
+                task = asyncio.ensure_future(dial(port, Hears()))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+            await asyncio.sleep(0.05)  # what was cut is gone
+        del task
+        gc.collect()  # asyncio complains when a future is gone
+
+    run(main())
+    assert complaints == []
+
+
+def test_a_goodbye_that_answers_ours_is_no_trouble_of_the_supervisors(tmp_path):
+    launcher.import_the_rest()
+
+    async def main():
+        loop, ended, refused = asyncio.get_running_loop(), asyncio.Event(), []
+
+        class Says(asyncio.Protocol):
+            def connection_made(self, transport):
+                transport.write(b"last words")
+                loop.call_later(0.05, transport.close)
+
+            def connection_lost(self, exc):
+                assert exc is None
+                ended.set()
+
+        server = await loop.create_server(
+            lambda: launcher.TLS(loop, server_context(tmp_path), lambda _: Says(), refused.append), "127.0.0.1", 0
+        )
+        hears = Hears()
+        await dial(server.sockets[0].getsockname()[1], hears)
+        assert await hears.lost is None
+        await ended.wait()
+        server.close()
+        assert bytes(hears.data) == b"last words"
+        assert refused == []
 
     run(main())
 
