@@ -148,9 +148,13 @@ class Allocation:
             await to_the_end(self._undo())
             raise
         self._log.info("Kernel %s is up in job %s on %s.", self._kernel_id, self.record.job_id, self.record.node)
+        self._let_live()
+        self._spawn(self._cluster.prune(batch.expand_home(self._config.state_dir, self._home)))
+
+    def _let_live(self) -> None:
+        """Have a persistent kernel that is up outlive us, however we end."""
         if self._config.persistent:
             self._unguard()
-        self._spawn(self._cluster.prune(batch.expand_home(self._config.state_dir, self._home)))
 
     async def _submit(self, command: KernelCommand, delay: float) -> None:
         account = await self._cluster.transport.account()
@@ -250,6 +254,7 @@ class Allocation:
             self.record.stopping = False
         self.record.new_kernel(int(answer["generation"]))
         await self._until(self.record.up, self._config.start_timeout)
+        self._let_live()  # it may be the first that is up
 
     async def _until(self, event: asyncio.Event, timeout: float | None) -> None:
         """Wait for `event`, the end of the kernel or of the job, or the deadline, whichever comes first."""
