@@ -29,7 +29,8 @@ _NO_REQUEST, _NO_RUN_DIR, _NO_SBATCH, _SHELL_NOT_FOUND = 91, 92, 93, 127
 # lines of stdin) in it, and hands the rest of stdin to sbatch. One round trip, and nothing secret in any argv. Programs
 # are few: each takes a millisecond of every start. sbatch gets a clean environment: SBATCH_* would beat the script's
 # own lines, and --export=ALL, its default, would ship every variable of the server into the job. `read` takes exactly
-# one line off a pipe (POSIX, read).
+# one line off a pipe (POSIX, read). The folder's mode is named, and then nobody else reaches what is in it: where the
+# folder above has a default access control list, the umask does not count (acl(5)).
 _SUBMIT = r"""
 umask=$(umask)
 umask 077
@@ -37,7 +38,8 @@ user=$1 run_dir=$2 log_dir=$3 bin=$4
 shift 4
 IFS= read -r request && IFS= read -r about || exit 91
 {
-    mkdir -p -- "$run_dir" && cd -- "$run_dir" || exit 92
+    [ ! -d "$run_dir" ] || chmod 700 -- "$run_dir" || exit 92
+    mkdir -p -m 700 -- "$run_dir" && cd -- "$run_dir" || exit 92
     for name in about.json connection.json job.log progress request.json; do
         { [ ! -e "$name" ] && [ ! -h "$name" ]; } || rm -f "$name" || exit 92
     done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import struct
 import time
 import uuid
 
@@ -320,6 +321,25 @@ def test_one_round_trip_makes_the_run_directory_and_submits(login_node):
     log = run_dir / "job.log"
     for path in (log, run_dir / "progress"):
         assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("", 0o600)
+
+
+def shared_by_default(folder: os.PathLike[str]) -> None:
+    """Have all that is made in a folder be everybody's: `setfacl -d -m u:nobody:rwx,g::rwx,o::rwx`, see acl(5)."""
+    user_obj, user, group_obj, mask, other, nobody = 1, 2, 4, 16, 32, 65534
+    entries = [(user_obj, 7, 2**32 - 1), (user, 7, nobody), *((tag, 7, 2**32 - 1) for tag in (group_obj, mask, other))]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(folder, "system.posix_acl_default", acl)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nobody_else_reaches_a_run_directory_in_a_folder_that_is_shared_by_default(login_node, there):
+    shared_by_default(login_node)
+    run_dir = login_node / "run"
+    if there:
+        run_dir.mkdir()
+        assert stat.S_IMODE(run_dir.stat().st_mode) == 0o777
+    submit_for_real(str(run_dir))
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
 
 
 def test_files_of_a_notebook_are_as_shared_as_the_user_wants_them(login_node):
