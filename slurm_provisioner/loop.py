@@ -101,6 +101,7 @@ class LoopThread:
             return
         with suppress(concurrent.futures.TimeoutError):  # leases end what could not be given back in time
             self.submit(self._close()).result(EXIT_TIMEOUT + 1)
+            asyncio.run_coroutine_threadsafe(_end_others(), self.programs).result(EXIT_TIMEOUT)
         for loop, thread in ((self.loop, self._thread), (self.programs, self._other)):
             loop.call_soon_threadsafe(loop.stop)
             thread.join(EXIT_TIMEOUT)
@@ -113,11 +114,7 @@ class LoopThread:
         ending = [task for task, future in self._calls.items() if future and future[0].cancelled()]
         if closers or ending:
             await asyncio.wait([*closers, *ending], timeout=EXIT_TIMEOUT)
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others, timeout=1)
+        await _end_others()
 
 
 def _start(loop: asyncio.AbstractEventLoop, name: str) -> threading.Thread:
@@ -128,6 +125,15 @@ def _start(loop: asyncio.AbstractEventLoop, name: str) -> threading.Thread:
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
+
+
+async def _end_others() -> None:
+    """Cancel all that goes on on this loop, and see it end."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=1)
 
 
 async def _quietly(awaitable: Awaitable[None]) -> None:

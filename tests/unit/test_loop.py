@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,26 @@ background_loop().at_exit("x", closer)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("given back\n", "")
+
+
+def test_the_end_of_the_interpreter_ends_programs_that_run(tmp_path):
+    script = f"""
+from slurm_provisioner.loop import background_loop
+from slurm_provisioner.transport.local import LocalTransport
+
+for _ in range(3):
+    command = LocalTransport().run(["sh", "-c", "echo $$ > {tmp_path}/fifo; exec sleep 600"], timeout=600)
+    background_loop().submit(command)
+pids = []
+while len(pids) < 3:
+    with open("{tmp_path}/fifo") as fifo:
+        pids += fifo.read().split()
+print(*pids)
+"""
+    os.mkfifo(tmp_path / "fifo")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert [pid for pid in done.stdout.split() if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_what_computes_does_so_one_at_a_time_and_holds_no_loop_up():
