@@ -14,6 +14,7 @@ import gc
 import math
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -157,16 +158,20 @@ class _Loop:
 
 @dataclass
 class _Span:
-    """A time in which all threads are held up. Known while it lasts: who is held up may tell of it before its end."""
+    """A time in which all threads are held up, or one. Known while it lasts: who is held up may tell of it first."""
 
     begin: float
     end: float = math.inf
+    thread: int | None = None
 
 
 class Holds:
     """What holds up all threads of this process at once, whoever needs it: the collection of garbage, and each start of
-    a program, which keeps the interpreter's lock until the program has begun.
+    a program, which before Python 3.12 keeps the interpreter's lock until the program has begun.
     """
+
+    #: Whether who starts a program is held up alone: https://github.com/python/cpython/issues/104372
+    ALONE = sys.version_info >= (3, 12)
 
     spans: ClassVar[dict[str, list[_Span]]] = {"collecting garbage": [], "starting a program": []}
 
@@ -185,7 +190,7 @@ class Holds:
 
     def _timed(self, fork_exec: Callable[..., int]) -> Callable[..., int]:
         def timed(*args: Any) -> int:
-            span = _Span(time.perf_counter())
+            span = _Span(time.perf_counter(), thread=threading.get_ident() if self.ALONE else None)
             self.spans["starting a program"].append(span)
             try:
                 return fork_exec(*args)
@@ -211,9 +216,14 @@ class Holds:
 
     @classmethod
     def within(cls, begin: float, end: float) -> dict[str, float]:
-        """Return the seconds of each in a span of time."""
+        """Return the seconds of each in which this thread was held up in a span of time."""
+        concerned = (None, threading.get_ident())
         shares = {
-            what: sum(max(0.0, min(end, span.end) - max(begin, span.begin)) for span in reversed(spans[-100:]))
+            what: sum(
+                max(0.0, min(end, span.end) - max(begin, span.begin))
+                for span in spans[-100:]
+                if span.thread in concerned
+            )
             for what, spans in cls.spans.items()
         }
         return {what: share for what, share in shares.items() if share}
