@@ -29,6 +29,7 @@ _PARTS: dict[str, Callable[..., str]] = {
     "performance-growth": performance_text.growth,
     "performance-hops": performance_text.hops,
     "performance-machine": performance_text.machine,
+    "performance-outputs": performance_text.outputs,
     "performance-stalls": performance_text.stalls,
     "performance-steps": performance_text.steps,
     "performance-trips": performance_text.trips,

@@ -9,9 +9,10 @@ from typing import Any
 from config_text import table
 from growth import GROWTH, growth_lines
 from steps import STEPS
+from trips import HANDS, OUTPUTS
 from units import shown
 
-__all__ = ["RESULTS", "growth", "hops", "machine", "results", "rows", "stalls", "steps", "trips"]
+__all__ = ["RESULTS", "growth", "hops", "machine", "outputs", "results", "rows", "stalls", "steps", "trips"]
 
 #: What `scripts/bench --save` has written.
 RESULTS = Path(__file__).parents[2] / "scripts" / "bench.d" / "results.json"
@@ -106,6 +107,19 @@ def trips() -> str:
         for way, words in _TRIPS.items()
     ]
     return table(["", "round trip", "beside local", "computing in the server", "at the kernel"], lines)
+
+
+def outputs() -> str:
+    """Return what computes for the largest output, beside the time that it takes."""
+    one = results()["measured"]["one"]
+    lines = []
+    for way, words in _TRIPS.items():
+        each = [one[f"display data computing, {hand}"][way] for hand in HANDS]
+        takes = OUTPUTS["display data"][1] / one["display data"][way]
+        cores = f"{sum(each) / takes:.2f}"
+        lines.append([words, shown(takes, "s"), *(shown(value, "s") for value in (*each, sum(each))), cores])
+    heads = ["200 MB", "takes", "kernel", "at the kernel", "in the server", "client", "computing in all", "cores busy"]
+    return table(heads, lines)
 
 
 def stalls() -> str:

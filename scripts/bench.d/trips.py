@@ -28,13 +28,22 @@ OUTPUTS = {
 }
 
 
-def _computed(*tasks: str) -> float:
+#: Who computes for a large output, in the order of its way.
+HANDS = ("kernel", "far", "near", "client")
+
+
+def _computed(*tasks: str | Path) -> float:
     """Seconds that threads have computed."""
     return sum(int(Path(task, "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+def _process(pid: int | str) -> float:
+    """Seconds that all threads of a process have computed."""
+    return _computed(*Path(f"/proc/{pid}/task").iterdir())
+
+
 def measure(heavy: int) -> dict[str, dict[str, float]]:
-    """Medians by way, what those in between compute for each trip, and how much comes in a second."""
+    """Medians by way: trips and what those in between compute for each, outputs and what all compute for them."""
     relays = [Relayed("two relays", tls=False), Relayed("two relays with TLS", tls=True)]
     subjects: list[Any] = [Bare(), Local(), Slurm(), *relays]
     samples: Samples = defaultdict(lambda: defaultdict(list))
@@ -61,12 +70,20 @@ def measure(heavy: int) -> dict[str, dict[str, float]]:
                 spent = [_computed(task) - was for task, was in zip(between.get(name, ()), before, strict=True)]
                 if spent:
                     computed[name] = [a + b for a, b in zip(computed.get(name, (0.0, 0.0)), spent, strict=True)]
+        kernels = {name: said(client, "import os; print(os.getpid())").strip() for name, client in clients.items()}
+
+        def hands(name: str) -> tuple[float, ...]:
+            near, far = (_computed(task) for task in between[name]) if name in between else (0.0, 0.0)
+            return _process(kernels[name]), far, near, _process("self") - near
+
         for turn, (what, (code, amount)) in itertools.product(range(heavy), OUTPUTS.items()):
             progress(f"{what}, turn {turn + 1} of {heavy}")
             for name, client in clients.items():
-                began = time.perf_counter()
+                before, began = hands(name), time.perf_counter()
                 run(client, code)
                 samples[what][name].append(amount / (time.perf_counter() - began))
+                for hand, now, was in zip(HANDS, hands(name), before, strict=True):
+                    samples[f"{what} computing, {hand}"][name].append(now - was)
     progress("")
     each = TURNS * TRIPS
     return {
