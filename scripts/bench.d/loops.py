@@ -132,7 +132,8 @@ class _Loop:
         computed, held = (max(0.0, each - self.owners.get(CLIENT, 0.0)) for each in (computed, held))
         owners = {**self.owners, **holds, **waits}
         self.longest = max(self.longest, (held, owners), key=lambda turn: turn[0])
-        unheld = max(computed, held - sum(holds.values()))  # who computes is not held up
+        # who computes is not held up, but by garbage
+        unheld = max(computed - holds.get("collecting garbage", 0.0), held - sum(holds.values()), 0.0)
         self.unheld = max(self.unheld, (unheld, owners), key=lambda turn: turn[0])
         self.most = max(self.most, (computed, self.owners), key=lambda turn: turn[0])
         self.stalls += held > STALL
