@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import socket
 import statistics
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -38,12 +40,17 @@ class Victim:
     pid: int
     supervisor: int
     job_id: str
+    folder: Path
 
     def kill_kernel(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
     def kill_supervisor(self) -> None:
         os.kill(self.supervisor, signal.SIGKILL)
+
+    def clear(self) -> None:
+        """Remove what a supervisor leaves that is killed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def cancel(self) -> None:
         subprocess.run(["scancel", self.job_id], check=True)
@@ -66,7 +73,8 @@ def noticed(subject: Local, harm: Callable[[Victim], None], after: Callable[[Vic
         pid, supervisor, job_id, host = said(client, WHO).split()
         if host != socket.gethostname():
             return None
-        victim = Victim(int(pid), int(supervisor), job_id)
+        file = next(word for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0") if word.endswith(".json"))
+        victim = Victim(int(pid), int(supervisor), job_id, Path(file).parent)
         request = begun(client, "import time; print('go', flush=True); time.sleep(600)")
         assert request is not None, "a new kernel runs its second cell"
         began = time.perf_counter()
@@ -113,7 +121,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     row("kernel killed", Local(), Victim.kill_kernel)
     row("kernel killed", Slurm(), Victim.kill_kernel)
     row("job cancelled", Slurm(), Victim.cancel)
-    row("supervisor killed", Slurm(), Victim.kill_supervisor)
+    row("supervisor killed", Slurm(), Victim.kill_supervisor, after=Victim.clear)
     row("node cut off", Slurm(more={"lease": LEASE}), Victim.cut_off, rounds=1, after=Victim.bring_back)
     progress("")
     return found
