@@ -19,7 +19,7 @@ from .config import KernelConfig
 from .errors import SlurmProvisionerError
 from .herald import Herald, KernelIdentity
 from .link import Link
-from .loop import to_the_end
+from .loop import seen, to_the_end
 from .request import KernelCommand
 
 __all__ = ["KernelJob"]
@@ -201,7 +201,7 @@ class KernelJob:
             self.allocation = before
             raise
         self._rise = asyncio.ensure_future(self._bring_up(herald, now))
-        self._rise.add_done_callback(_seen)
+        self._rise.add_done_callback(seen)  # its clients know
 
     async def _bring_up(self, herald: Herald, now: Allocation) -> None:
         try:
@@ -310,8 +310,3 @@ class KernelJob:
             if self._herald is not None:
                 stack.push_async_callback(self._herald.front.aclose)
                 self._herald.leave()
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # its clients know

@@ -15,7 +15,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["LoopThread", "background_loop", "beside", "computed", "first", "read_pieces", "to_the_end", "within"]
+__all__ = [
+    "LoopThread",
+    "background_loop",
+    "beside",
+    "computed",
+    "first",
+    "read_pieces",
+    "seen",
+    "to_the_end",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -218,6 +228,12 @@ async def _undone(task: asyncio.Future[T], undo: Callable[[T], object]) -> None:
         undo(task.result())
 
 
+def seen(future: asyncio.Future[Any]) -> None:
+    """Take a failure as known, though nobody may wait for it any more: asyncio complains of others."""
+    if not future.cancelled():
+        future.exception()
+
+
 async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
     """Await something to its end even if we are cancelled meanwhile, and be cancelled only then."""
     task = asyncio.ensure_future(coro)
@@ -230,8 +246,7 @@ async def to_the_end(coro: Coroutine[Any, Any, T]) -> T:
                 raise
             cancelled = error
     if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen; being cancelled is what the caller hears of
+        seen(task)  # being cancelled is what the caller hears of
         raise cancelled
     return task.result()
 
@@ -289,8 +304,7 @@ async def beside(coro: Coroutine[Any, Any, T]) -> T:
         tasks[0].cancel()
 
     def end(task: asyncio.Task[T]) -> None:
-        if not task.cancelled():
-            task.exception()  # seen, even if nobody waits for it any more
+        seen(task)
         with suppress(RuntimeError):  # that loop is closed
             here.call_soon_threadsafe(over.set_result, task)
 

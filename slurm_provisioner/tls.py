@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
-from .loop import read_pieces
+from .loop import read_pieces, seen
 
 __all__ = ["connect"]
 
@@ -51,11 +51,6 @@ async def connect(
     return tls
 
 
-def _seen(is_up: asyncio.Future[None]) -> None:
-    if not is_up.cancelled():
-        is_up.exception()  # who wanted the connection may have given it up meanwhile
-
-
 class _TLS(asyncio.Protocol, asyncio.Transport):
     """Protocol of a socket's transport, and transport of the protocol that speaks through it."""
 
@@ -70,7 +65,7 @@ class _TLS(asyncio.Protocol, asyncio.Transport):
         self._patience: asyncio.TimerHandle | None = None
         #: Done once the other side was found to be the right one.
         self.is_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_up.add_done_callback(_seen)
+        self.is_up.add_done_callback(seen)  # who wanted the connection may have given it up meanwhile
 
     # The socket's protocol
 

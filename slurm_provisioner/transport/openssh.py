@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import LoginHostError
 from ..folder import PrivateFolder
 from ..login_host import LoginHost, NodeHost
-from ..loop import to_the_end
+from ..loop import seen, to_the_end
 from . import Node
 from . import login as words
 from .children import end
@@ -326,7 +326,7 @@ class _Route:
     async def connect(self) -> socket.socket:
         if self._made is None or (self._made.done() and (self._made.cancelled() or self._made.exception() is not None)):
             self._made = asyncio.ensure_future(self._make())
-            self._made.add_done_callback(_seen)
+            self._made.add_done_callback(seen)  # whoever still waits for it hears of it
         await asyncio.shield(self._made)
         near = socket.socket(socket.AF_UNIX)
         try:
@@ -357,8 +357,3 @@ class _Route:
         if self._made is not None and not self._made.done():
             self._made.cancel()
         self._connection.forget(self, *(self.undoing if made else ()))
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever still waits for it hears of it
