@@ -50,6 +50,7 @@ class Victim:
 
     def clear(self) -> None:
         """Remove what a supervisor leaves that is killed."""
+        assert self.folder.name.startswith("slurm-"), "a local kernel's is its user's"
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def cancel(self) -> None:

@@ -139,8 +139,8 @@ PROCESS = re.compile(r"ipykernel_launcher|kernel\.json|/kernel-[\w-]+\.json|pyth
 #: Names of their private folders: the server's, and the node's.
 FOLDER = re.compile(r"slurm-(kernel-\w+|[0-9a-f]{10})$")
 SERVERS = re.compile(r"slurm-kernel-\w+$")
-#: Threads that may outlive a kernel: the background loop and the one that computes for it, asyncio's workers, and
-#: jupyter_core's for blocking calls.
+#: Threads that may outlive a kernel: the background loop, those that start programs and compute for it, asyncio's
+#: workers, and jupyter_core's for blocking calls.
 THREAD = re.compile(r"MainThread( - runner)?$|slurm-provisioner(-programs|-computing_0)?$|asyncio_|pytest")
 
 
