@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import control, slurm
+from kernels import eventually
 from stand_ins import container
 
 
@@ -48,7 +49,8 @@ def test_a_log_of_ones_own(start, kernelspec, tmp_path):
     name = kernelspec(log=f"{tmp_path}/logs/kernel %j.log")
     kernel = start(name)
     kernel.run("import os; os.write(1, b'to the log')")
-    assert "to the log" in (tmp_path / "logs" / f"kernel {kernel.job_id}.log").read_text()
+    log = tmp_path / "logs" / f"kernel {kernel.job_id}.log"
+    eventually(lambda: "to the log" in log.read_text(), "what a thread of ipykernel's passes on to it")
 
 
 def test_the_environment_in_its_order(start, kernelspec):

@@ -15,6 +15,12 @@ from watched import ENDLESS, JOB_ID, until, watched
 HOG = "x = bytearray(2_000_000_000)\nfor i in range(0, len(x), 4096): x[i] = 1"
 #: Prints, and lets ZMQ's own thread send it.
 AT_WORK = "import time; print('begun', flush=True); time.sleep(0.2)"
+#: Says something past ipykernel, and waits until the thread that passes it on has written it to the job's log.
+LAST_WORDS = """
+import os, time
+os.write(2, b'its last words\\n')
+while 'its last words' not in open(f'/proc/{os.getppid()}/fd/2').read(): time.sleep(0.01)
+"""
 AGAIN = "Restart the kernel to get a new job."
 
 
@@ -24,7 +30,7 @@ def crashed(name: str, code: str) -> str:
     async def main() -> str:
         async with watched(name) as kernel:
             job_id = kernel.job_id
-            await kernel.run("import os; os.write(2, b'its last words\\n')")
+            await kernel.run(LAST_WORDS)
             cell, queued = kernel.cell(f"{AT_WORK}\n{code}"), kernel.cell(JOB_ID)
             error = await cell.error()
             assert "begun" in cell.printed, "its output is kept"
