@@ -325,7 +325,7 @@ class Allocation:
     async def _why(self, missing: asyncio.Event) -> JobError:
         """Return the error of a launch that came to nothing while it waited for an event."""
         if self.record.exit_code == -signal.SIGTERM:  # Slurm, when it ends a job, signals all of it
-            await first(self.record.bye, self.record.ended, timeout=GOODBYE_TIMEOUT)
+            await first(self.record.ending, self.record.ended, timeout=GOODBYE_TIMEOUT)
         if self.record.over:
             return await self.end_error(up=False)
         if self.record.exited.is_set():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from .loop import first
 
 __all__ = ["Herald", "KernelIdentity"]
 
-#: Exit codes of a kernel whose whole job may have got a signal, and the seconds for the news of that.
-_ENDS_OF_JOBS, WORD_OF_END = (-signal.SIGTERM, -signal.SIGKILL), 0.2
+#: Seconds for the news that it is the job that ends: its kernel gets the signal, too, and may be gone before its
+#: supervisor has said so, with any exit code.
+WORD_OF_END = 0.2
 #: Seconds that a connection may be lost before anybody is told: most come back at once.
 LOST_AFTER = 3.0
 
@@ -129,14 +129,13 @@ class Herald:
     async def _watch_over(self, now: Allocation) -> None:
         record = now.record
         await first(record.exited, record.ended)
-        if record.exit_code in _ENDS_OF_JOBS:
-            await first(record.bye, record.ended, timeout=WORD_OF_END)
+        await first(record.ending, record.ended, timeout=WORD_OF_END)
+        if self._link.connected and not record.over and not record.stopping:
+            await self.front.hear_out()
         if record.stopping:
             self.front.detach(self._text(), None)
             return
         if not record.over:
-            if self._link.connected:
-                await self.front.hear_out()
             self.front.detach(self._text(), record.death)
             self._up, self.exit_code = False, record.exit_code
             await record.ended.wait()  # a restart ends this

@@ -1550,7 +1550,7 @@ class Supervisor:
     def on_signal(self, signum: int) -> None:
         """Answer a signal: Slurm's, our child's, or the server side's when it has no connection."""
         if signum == signal.SIGCHLD:
-            self.reap()
+            self.loop.call_soon(self.reap)  # after a signal of Slurm's that came at the same time: it tells why
         elif signum == signal.SIGUSR1:
             self.broadcast({"event": "time-left", "seconds": max(0, self.seconds_left())})
         elif signum in ENDING_SIGNALS:

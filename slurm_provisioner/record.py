@@ -58,9 +58,9 @@ class JobRecord:
         The node on which a former kernel may run on, for which this job waits; or "".
     seconds_left : int or None
         The time that was left to the job when it was warned of its end.
-    started, reached, up, exited, bye, ended : asyncio.Event
-        The job runs; its supervisor was connected to; its kernel answers; that ended; the supervisor's last word;
-        Slurm's last word.
+    started, reached, up, exited, ending, bye, ended : asyncio.Event
+        The job runs; its supervisor was connected to; its kernel answers; that ended; the supervisor ends the job; its
+        last word; Slurm's last word.
     changed : callable
         Called on the background loop when any of this may have changed, perhaps many times in a row. Does nothing
         until it is set.
@@ -82,12 +82,12 @@ class JobRecord:
         self.seconds_left: int | None = None
         self._oom = False
         self.started, self.reached, self.up = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.exited, self.bye, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.exited, self.ending, self.bye, self.ended = (asyncio.Event() for _ in range(4))
 
     @property
     def over(self) -> bool:
         """Whether no kernel can run in it any more: Slurm said so, or the supervisor, which is ending."""
-        return self.ended.is_set() or bool(self.leaving)
+        return self.ended.is_set() or self.ending.is_set()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Enter an event of the supervisor."""
@@ -148,6 +148,7 @@ class JobRecord:
         if not self.leaving and not self.stopping:
             self._log.warning("Job %s on %s is about to end: %s.", self.job_id, self.node, explain.leaving(why))
         self.leaving = self.leaving or why
+        self.ending.set()
 
     def slurm_ended_it(self, status: JobStatus) -> None:
         """Enter Slurm's word that the job is over."""
