@@ -8,6 +8,11 @@ from contextlib import suppress
 
 import pytest
 from hands import ask
+from hypothesis import HealthCheck, settings
+
+# How long an example takes tells of the machine's other work, not of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 #: When a test began, in seconds since the epoch.
 BEGAN = pytest.StashKey[float]()

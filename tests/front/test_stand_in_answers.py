@@ -228,10 +228,11 @@ def test_a_restart_after_the_end(served, client, kernels):
     assert client.told(client.execute("1")) == FAILED
     served.detach("queued again")
     msg_id = client.execute("2")
+    client.until(lambda each: brief(each) == "display_data: queued again")
     kernel = kernels()
     served.run(kernel)
     kernel.finish(kernel.take())
-    assert client.told(msg_id) == ["busy", "display_data: queued again", "clear_output", "busy", "idle"]
+    assert client.told(msg_id) == ["clear_output", "busy", "idle"]
 
 
 def test_a_lost_kernel(served, client, kernel):

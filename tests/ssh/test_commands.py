@@ -215,10 +215,10 @@ def test_no_command_outlives_its_time(log_in: LogIn, tmp_path: Path):
 
     async def late(transport, script: str) -> None:
         with pytest.raises(CommandTimeoutError, match="sh did not answer"):
-            await transport.run(["sh", "-c", script], timeout=2)
+            await transport.run(["sh", "-c", script], timeout=8)
 
     async def cancelled(transport) -> None:
-        task = asyncio.ensure_future(transport.run(["sh", "-c", f"echo $$ > {fifo}; exec sleep 600"], timeout=2))
+        task = asyncio.ensure_future(transport.run(["sh", "-c", f"echo $$ > {fifo}; exec sleep 600"], timeout=PATIENCE))
         (tmp_path / "cancelled").write_text(await asyncio.to_thread(fifo.read_text))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -238,11 +238,12 @@ def test_no_command_outlives_its_time(log_in: LogIn, tmp_path: Path):
 
 def test_a_late_command_leaves_the_others_alone(log_in: LogIn, tmp_path: Path):
     async def main(transport):
+        await soon(transport.account())
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
         other = asyncio.ensure_future(transport.run(["sh", "-c", f"cat {fifo}; echo end"], timeout=PATIENCE))
         with pytest.raises(CommandTimeoutError):
-            await transport.run(["sleep", "600"], timeout=1)
+            await transport.run(["sleep", "600"], timeout=5)
         await asyncio.to_thread(fifo.write_text, "late, but ")
         assert (await other).stdout == "late, but end\n"
 
@@ -288,7 +289,7 @@ def test_commands_that_were_killed_make_room_for_others(log_in: LogIn, sshd: Ssh
 
     async def main(transport):
         await soon(transport.account())
-        late = [transport.run(["sleep", "600"], timeout=1.5) for _ in range(6)]
+        late = [transport.run(["sleep", "600"], timeout=8) for _ in range(6)]
         for error in await asyncio.gather(*late, return_exceptions=True):
             assert isinstance(error, CommandTimeoutError)
         assert (await transport.run(["echo", "done"], timeout=PATIENCE)).stdout == "done\n"

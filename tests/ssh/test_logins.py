@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LogIn, happens, soon
-from login_host import PATIENCE, Laptop, Sshd, make_key, public
+from login_host import PATIENCE, Laptop, Sshd, eventually, make_key, public
 
 from slurm_provisioner.errors import (
     ChangedHostKeyError,
@@ -385,7 +385,7 @@ def test_the_way_may_lead_through_another_host(log_in: LogIn, laptop: Laptop, ss
     laptop.prefer("Host hpc\n    ProxyJump jump")
     works(log_in)
     assert (jump.logins(), sshd.logins()) == (1, 1)
-    assert not jump.connections()
+    eventually(lambda: not jump.connections(), "the end of the connection to the other host")
 
 
 def test_the_way_may_lead_through_a_program(log_in: LogIn, laptop: Laptop, sshd: Sshd, jump: Sshd):

@@ -32,6 +32,7 @@ def _impatient(monkeypatch):
 def test_a_kernel_lives_on_while_the_controller_is_down(start, kernelspec, commands, hands, caplog):
     kernel = start(kernelspec(slurm_bin=str(commands)))
     job_id, pid = kernel.job_id, kernel.run("import os; os.getpid()")
+    caplog.clear()  # of one answer that was late on a busy machine
     hands.stop("slurmctld")
     asked(commands, 3)
     assert kernel.run("6 * 7") == "42"

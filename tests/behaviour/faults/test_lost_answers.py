@@ -24,7 +24,7 @@ SUBMIT = '"$real" "$@" > /dev/null'
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=1.5)
+    impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=5)
 
 
 @pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
@@ -44,7 +44,8 @@ real=$real setsid bash -c '{submission}' late "$0.script" "$@" < /dev/null > /de
 {TIMED_OUT}"""
 
 
-def test_a_job_that_the_controller_takes_late_is_found_and_used(start, kernelspec, commands):
+def test_a_job_that_the_controller_takes_late_is_found_and_used(start, kernelspec, commands, monkeypatch):
+    monkeypatch.setattr("slurm_provisioner.slurm.FIND_TRIES", 40)
     commands.fail(late(0.7), "sbatch")
     kernel = start(kernelspec(slurm_bin=str(commands)))
     assert kernel.run("6 * 7") == "42"
@@ -52,7 +53,7 @@ def test_a_job_that_the_controller_takes_late_is_found_and_used(start, kernelspe
 
 
 def test_a_job_that_the_controller_takes_too_late_comes_to_nothing(kernelspec, commands):
-    commands.fail(late(6), "sbatch")
+    commands.fail(late(15), "sbatch")
     text = refused(CommandError, kernelspec(slurm_bin=str(commands)))
     assert "Socket timed out" in text
     eventually((commands.folder / "sbatch.script.done").exists, "the late job")
