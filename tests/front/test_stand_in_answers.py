@@ -228,7 +228,8 @@ def test_a_restart_after_the_end(served, client, kernels):
     assert client.told(client.execute("1")) == FAILED
     served.detach("queued again")
     msg_id = client.execute("2")
-    client.until(lambda each: brief(each) == "display_data: queued again")
+    waits = client.until(lambda each: brief(each) == "display_data: queued again")
+    assert [brief(each) for each in waits if each["parent_header"].get("msg_id") == msg_id][:-1] == ["busy"]
     kernel = kernels()
     served.run(kernel)
     kernel.finish(kernel.take())
