@@ -44,8 +44,10 @@ from .watcher import Watch
 
 __all__ = ["Allocation"]
 
-#: Seconds the supervisor has to end the kernel and itself before scancel does.
+#: Seconds the supervisor has to end the kernel and itself before scancel does, once it has said that it will.
 STOP_TIMEOUT = 8.0
+#: Seconds it has to say so.
+STOP_PATIENCE = 5.0
 #: Seconds that sbatch has to answer where nobody wants the job any more.
 SUBMIT_PATIENCE = 5.0
 #: Seconds for the first connection to a supervisor that told where it listens.
@@ -507,7 +509,7 @@ class Allocation:
         if not self._link.connected:
             return False
         try:
-            await self._link.call("stop", timeout=2)
+            await self._link.call("stop", timeout=STOP_PATIENCE)
             await asyncio.wait_for(self.record.bye.wait(), STOP_TIMEOUT)
         except (LinkError, asyncio.TimeoutError):
             return False

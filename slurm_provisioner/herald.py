@@ -22,6 +22,9 @@ __all__ = ["Herald", "KernelIdentity"]
 #: Seconds for the news that it is the job that ends: its kernel gets the signal, too, and may be gone before its
 #: supervisor has said so, with any exit code.
 WORD_OF_END = 0.2
+#: Seconds for clients to take the reply that says why, before Jupyter may know of a kernel's death: nbclient looks for
+#: both at a time, and would say no more than "Kernel died".
+REPLY_FIRST = 0.2
 #: Seconds that a connection may be lost before anybody is told: most come back at once.
 LOST_AFTER = 3.0
 
@@ -137,7 +140,9 @@ class Herald:
             return
         if not record.over:
             self.front.detach(self._text(), record.death)
-            self._up, self.exit_code = False, record.exit_code
+            self._up = False
+            await first(record.ended, timeout=REPLY_FIRST)
+            self.exit_code = record.exit_code
             await record.ended.wait()  # a restart ends this
         error = await now.end_error()
         self._log.warning("%s", error)

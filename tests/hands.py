@@ -31,7 +31,7 @@ CONTROLS = {"update", "requeue", "hold", "release", "suspend", "resume"}
 #: From a job's first process on, each the parent of the next.
 PROCESSES = ("slurmstepd", "supervisor", "kernel")
 #: Seconds for a command, and for a disturbed cluster to be well again.
-PATIENCE = 60.0
+PATIENCE = 90.0
 
 
 class Hands:
@@ -225,7 +225,7 @@ def serve(path: str, asker: int, hands: Any) -> None:
 def ask(path: str, *words: Any) -> Any:
     """Ask for something at the socket, and return the answer's value."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(110)
+        connection.settimeout(200)
         connection.connect(path)
         connection.sendall(json.dumps(words).encode() + b"\n")
         with connection.makefile() as file:

@@ -17,11 +17,13 @@ from jupyter_client.manager import KernelManager
 
 #: What every kernel of the suite asks for, so that many fit on a small cluster.
 RESOURCES = {"time": "10", "mem": "500M", "cpus_per_task": 1}
+#: Seconds for what comes in one of them if all is well, on a machine with much else to do.
+PATIENCE = 60.0
 #: Tells how long everything took to happen: ``--log-cli-level=INFO`` shows it.
 log = logging.getLogger("tests")
 
 
-def eventually(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
+def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
     """Wait for a condition of the world outside, of which there is no event."""
     begin = asked = time.monotonic()
     while not (result := condition()):
@@ -86,13 +88,13 @@ class Kernel:
         self.manager = manager
         self.client: BlockingKernelClient = manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=PATIENCE)
 
     @property
     def job_id(self) -> str:
         return self.manager.provisioner.job_id
 
-    def run(self, code: str, timeout: float = 60, **kwargs: Any) -> str:
+    def run(self, code: str, timeout: float = PATIENCE, **kwargs: Any) -> str:
         """What some code prints or returns; an error is raised as RuntimeError."""
         heard = Heard()
         self.client.execute_interactive(code, timeout=timeout, output_hook=heard, **kwargs)
@@ -101,12 +103,12 @@ class Kernel:
     def begin(self, code: str) -> str:
         """Run a cell, which begins by printing "begun", and return its request's id once it has."""
         request: str = self.client.execute(code, stop_on_error=False)  # what is run next must not be aborted
-        while (msg := self.client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
+        while (msg := self.client.get_iopub_msg(timeout=PATIENCE))["msg_type"] != "stream":
             pass
         assert msg["content"]["text"] == "begun\n"
         return request
 
-    def reply(self, request: str, timeout: float = 30) -> dict[str, Any]:
+    def reply(self, request: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait for the reply to a request."""
         while (reply := self.client.get_shell_msg(timeout=timeout))["parent_header"].get("msg_id") != request:
             pass
@@ -123,7 +125,7 @@ class Kernel:
 
     def restart(self, *, now: bool = False) -> None:
         self.manager.restart_kernel(now=now)
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=PATIENCE)
 
     def close(self) -> None:
         self.client.stop_channels()

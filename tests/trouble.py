@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import control, slurm
-from kernels import Kernel, eventually, plain
+from kernels import PATIENCE, Kernel, eventually, plain
 from stand_ins import StandIns
 
 from slurm_provisioner.loop import background_loop
@@ -32,7 +32,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
 def asked(commands: StandIns, times: int, program: str = "squeue") -> None:
     """Wait until a command was called so many times more, so that all but the last of its answers are known."""
     wanted = len(commands.calls(program)) + times
-    eventually(lambda: len(commands.calls(program)) >= wanted, f"{times} calls of {program}", timeout=60)
+    eventually(lambda: len(commands.calls(program)) >= wanted, f"{times} calls of {program}")
 
 
 def cut_link(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.message for record in caplog.records if record.levelno >= logging.WARNING)
 
 
-def told(kernel: Kernel, code: str = "import time; time.sleep(600)", *, timeout: float = 30, alive: bool = True) -> str:
+def told(
+    kernel: Kernel, code: str = "import time; time.sleep(600)", *, timeout: float = PATIENCE, alive: bool = True
+) -> str:
     """What a cell ends with that outlives its job, or ends its kernel.
 
     Parameters
@@ -67,7 +69,7 @@ def told(kernel: Kernel, code: str = "import time; time.sleep(600)", *, timeout:
     """
     with pytest.raises(RuntimeError) as caught:
         kernel.run(code, timeout=timeout)
-    eventually(lambda: kernel.manager.is_alive() == alive, "that jupyter_client is told", timeout=2)
+    eventually(lambda: kernel.manager.is_alive() == alive, "that jupyter_client is told", timeout=10)
     return plain(str(caught.value))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
-from kernels import log, plain
+from kernels import PATIENCE, log, plain
 from traitlets.config import Config
 
 JOB_ID = "import os; print(os.environ['SLURM_JOB_ID'])"
@@ -61,13 +61,13 @@ class Cell:
         elif kind == "error":
             self.errors.append(plain("\n".join(content["traceback"])))
 
-    async def end(self, timeout: float = 60) -> dict[str, Any]:
+    async def end(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """The reply of a cell that has ended."""
         await until(lambda: self.idle and self.reply is not None, "the end of the cell", timeout)
         assert self.reply is not None
         return self.reply
 
-    async def error(self, timeout: float = 60) -> str:
+    async def error(self, timeout: float = PATIENCE) -> str:
         """The one error that it ends with, on one line."""
         assert (await self.end(timeout))["status"] == "error", self.reply
         assert len(self.errors) == 1
@@ -78,7 +78,7 @@ class Cell:
         await until(lambda: "begun" in self.printed, "a cell at work")
         return self
 
-    async def shows(self, pattern: str, timeout: float = 30) -> str:
+    async def shows(self, pattern: str, timeout: float = PATIENCE) -> str:
         """The first line that was shown in it and has that pattern."""
         await until(lambda: any(re.search(pattern, line) for line in self.lines), f"a line with {pattern!r}", timeout)
         return next(line for line in self.lines if re.search(pattern, line))
@@ -100,7 +100,7 @@ class Watched:
         self.manager.add_restart_callback(self._count)
         self.client = self.manager.client()
         self.client.start_channels()
-        await self.client.wait_for_ready(timeout=60)
+        await self.client.wait_for_ready(timeout=PATIENCE)
         receive = (self.client.get_iopub_msg, self.client.get_shell_msg)
         self._readers = [asyncio.ensure_future(self._read(each)) for each in receive]
 
@@ -123,7 +123,7 @@ class Watched:
         cell = self._cells[self.client.execute(code)] = Cell()
         return cell
 
-    async def run(self, code: str, timeout: float = 60) -> str:
+    async def run(self, code: str, timeout: float = PATIENCE) -> str:
         """What a cell prints or returns."""
         cell = self.cell(code)
         reply = await cell.end(timeout)
@@ -140,7 +140,7 @@ class Watched:
         await self.manager.cleanup_resources()
 
 
-async def until(condition: Callable[[], Any], what: str, timeout: float = 30) -> None:
+async def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
     """As `eventually`, while the event loop goes on."""
     begin = time.monotonic()
     while not condition():

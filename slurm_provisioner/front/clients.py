@@ -168,7 +168,8 @@ class Publisher(_Socket):
         self._subscribed = subscribed
         self._full = full
         self._topics: dict[Peer, list[bytes]] = {}
-        self._slow: dict[Peer, int] = {}  # and the bytes that waited when they were looked at last
+        self._slow: set[Peer] = set()
+        self._waited: dict[Peer, int] = {}  # bytes for each client when they were looked at last
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -203,27 +204,34 @@ class Publisher(_Socket):
         """Have the others wait for a client, for a while."""
         if not self._slow:
             self._full(True)
-        self._slow[peer] = peer.size
+        self._slow.add(peer)
         if self._look is None:
-            self._look = asyncio.get_running_loop().call_later(PATIENCE, self._cut_stuck)
+            self._look_again()
+        self._waited[peer] = peer.size
+
+    def _look_again(self) -> None:
+        self._waited = {peer: peer.size for peer in self._topics}
+        self._look = asyncio.get_running_loop().call_later(PATIENCE, self._cut_stuck)
 
     def _cut_stuck(self) -> None:
-        """Cut clients that take nothing, if there are others that would."""
-        self._look = None
-        stuck = [peer for peer, size in self._slow.items() if peer.size >= size]
+        """Cut clients that take nothing, if there are others that do, or would."""
+        stuck = {peer for peer in self._topics if 0 < self._waited.get(peer, sys.maxsize) <= peer.size}
         if len(stuck) < len(self._topics):
-            for peer in stuck:
+            for peer in self._slow & stuck:
                 log.warning("A client that does not read what its kernel publishes was cut off; it will come back.")
                 peer.abort()
-        for peer in self._slow:
-            self.paused(peer)
+        self._look_again()
 
     def resumed(self, peer: Peer) -> None:
         """Go on, once the last client has caught up."""
-        if self._slow.pop(peer, None) is not None and not self._slow:
+        if peer in self._slow:
+            self._slow.remove(peer)
+            if self._slow:
+                return
             if self._look is not None:
                 self._look.cancel()
                 self._look = None
+            self._waited.clear()
             self._full(False)
 
     def lost(self, peer: Peer) -> None:

@@ -213,7 +213,7 @@ def nothing_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         return not last[0]
 
     try:
-        eventually(clean, "a clean end", timeout=40)
+        eventually(clean, "a clean end", timeout=90)
     except AssertionError:
         for job in last[0].get("jobs", []):
             slurm("scancel", job.split()[0])  # the next test is not to suffer for it

@@ -103,7 +103,7 @@ input()
     told = subprocess.run([*COMMAND, "clean", "--dry-run"], capture_output=True, text=True, check=True)
     assert f"jupyter slurm stop {job_id}" in told.stderr
     assert not re.search(rf"[Jj]ob {living.job_id}\b|stop {living.job_id}\b", told.stdout + told.stderr)
-    kill(*supervisors(kernel_id))
+    kill(*eventually(lambda: supervisors(kernel_id), "its supervisor"))
     eventually(lambda: listed("--all")[job_id]["phase"] == "ended", "the job's end")
     said = jupyter_slurm("clean")
     assert f"/{kernel_id} (" in said

@@ -60,7 +60,7 @@ def test_comms_and_binary_buffers(start):
     channel = kernel.client.shell_channel
     channel.send(session.msg("comm_open", {"comm_id": "c", "target_name": "echo", "data": {}}))
     channel.send(session.msg("comm_msg", {"comm_id": "c", "data": {"n": 1}}))
-    while (msg := kernel.client.get_iopub_msg(timeout=30))["msg_type"] != "comm_msg":
+    while (msg := kernel.client.get_iopub_msg(timeout=60))["msg_type"] != "comm_msg":
         pass
     assert msg["content"]["data"] == {"got": {"n": 1}}
     assert bytes(msg["buffers"][0]) == b"x" * 1_000_000

@@ -81,7 +81,7 @@ def test_a_cell_says_why_its_job_ended_and_restart_gets_a_new_one(server, kernel
             model = json.loads((await server.ask("GET", f"kernels/{kernel_id}")).body)
             assert model["execution_state"] == "idle"
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    asyncio.run(asyncio.wait_for(main(), 200))
 
 
 def test_a_queued_kernel_opens_at_once_and_is_gone_at_once(server, kernelspec):
@@ -115,7 +115,7 @@ def test_a_queued_kernel_opens_at_once_and_is_gone_at_once(server, kernelspec):
         assert (await server.ask("DELETE", f"sessions/{session['id']}")).code == 204
         await asyncio.to_thread(queue_empties)
 
-    asyncio.run(asyncio.wait_for(main(), 100))
+    asyncio.run(asyncio.wait_for(main(), 200))
 
 
 def test_a_server_that_ends_takes_its_jobs_along(server, kernelspec):
@@ -143,6 +143,6 @@ def test_a_server_that_ends_while_its_kernel_is_queued_takes_the_job_along(serve
             with contextlib.suppress(TypeError):  # the connection's end
                 await cell
 
-    asyncio.run(asyncio.wait_for(main(), 60))
-    server.process.wait(30)
+    asyncio.run(asyncio.wait_for(main(), 120))
+    server.process.wait(60)
     queue_empties()

@@ -66,7 +66,7 @@ def ends(job: Any) -> None:
 @pytest.mark.parametrize("how", [{"code": 0}, {"code": 143}, {"signal": signal.SIGTERM}, {"signal": signal.SIGKILL}])
 @pytest.mark.parametrize("when", ["at once", "while its last words are heard"])
 def test_a_kernel_that_goes_before_its_job_does_is_no_crash(monkeypatch, how, when):
-    monkeypatch.setattr("slurm_provisioner.herald.WORD_OF_END", 60 if when == "at once" else 0)
+    monkeypatch.setattr("slurm_provisioner.herald.WORD_OF_END", 600 if when == "at once" else 0)
 
     async def main() -> None:
         job = allocation()
@@ -89,7 +89,7 @@ def test_a_kernel_that_goes_before_its_job_does_is_no_crash(monkeypatch, how, wh
         herald.leave()
         job.leave()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_kernel_that_ends_alone_has_crashed(monkeypatch):
@@ -103,8 +103,11 @@ def test_a_kernel_that_ends_alone_has_crashed(monkeypatch):
         exits(job, {"code": 3})
         await front.knows.wait()
         assert [type(error) for error in front.told] == [KernelDiedError]
+        assert herald.exit_code is None, "clients are told first"
+        while herald.exit_code is None:
+            await asyncio.sleep(0.01)
         assert herald.exit_code == 3
         herald.leave()
         job.leave()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))

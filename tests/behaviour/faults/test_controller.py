@@ -103,13 +103,13 @@ def test_a_queued_kernel_is_interrupted_and_restarted_while_the_controller_is_do
             await asyncio.to_thread(hands.stop, "slurmctld")
             await cell.shows("Slurm does not answer at the moment")
             await kernel.manager.interrupt_kernel()
-            assert "KeyboardInterrupt: interrupted before it ran" in await cell.error(timeout=5)
-            assert (await other.end(timeout=5))["status"] == "aborted"
+            assert "KeyboardInterrupt: interrupted before it ran" in await cell.error(timeout=20)
+            assert (await other.end(timeout=20))["status"] == "aborted"
 
             cell = kernel.cell(JOB_ID)
             await cell.shows("Slurm does not answer at the moment")
             await kernel.manager.restart_kernel()
-            assert "KeyboardInterrupt" in await cell.error(timeout=5), "it was asked for before the restart"
+            assert "KeyboardInterrupt" in await cell.error(timeout=20), "it was asked for before the restart"
             cell = kernel.cell(JOB_ID)
             await asyncio.to_thread(hands.start, "slurmctld")
             await cell.shows("its begin time has not come yet")
@@ -132,7 +132,7 @@ def test_a_job_that_ends_while_the_controller_is_down_is_told_once_it_is_back(ke
             await cell.shows("no connection to")
             assert cell.errors == [], "nobody could be asked"
             await asyncio.to_thread(hands.start, "slurmctld")
-            assert f"Job {kernel.job_id} on" in await cell.error(timeout=30)
+            assert f"Job {kernel.job_id} on" in await cell.error()
 
     asyncio.run(main())
     queue_empties()
@@ -140,8 +140,6 @@ def test_a_job_that_ends_while_the_controller_is_down_is_told_once_it_is_back(ke
 
 
 def test_a_restart_that_needs_a_new_job_without_a_controller_is_tried_again_by_the_next(kernelspec, hands, monkeypatch):
-    impatient(monkeypatch, slurm__SUBMIT_TIMEOUT=2, slurm__COMMAND_TIMEOUT=1, slurm__FIND_PAUSE=0.1)
-
     async def main() -> None:
         async with watched(kernelspec()) as kernel:
             job_id = kernel.job_id
@@ -149,11 +147,13 @@ def test_a_restart_that_needs_a_new_job_without_a_controller_is_tried_again_by_t
             await until(lambda: queue() == [], "the end of the job")
             assert "it was cancelled" in await kernel.cell(ENDLESS).error()
             await asyncio.to_thread(hands.stop, "slurmctld")
-            await kernel.manager.restart_kernel()
-            for _ in range(2):
-                error = await kernel.cell(JOB_ID).error()
-                assert "scontrol ping" in error
-                assert await kernel.manager.is_alive()
+            with monkeypatch.context() as impatience:
+                impatient(impatience, slurm__SUBMIT_TIMEOUT=2, slurm__COMMAND_TIMEOUT=1, slurm__FIND_PAUSE=0.1)
+                await kernel.manager.restart_kernel()
+                for _ in range(2):
+                    error = await kernel.cell(JOB_ID).error()
+                    assert "scontrol ping" in error
+                    assert await kernel.manager.is_alive()
             await asyncio.to_thread(hands.start, "slurmctld")
             await kernel.manager.restart_kernel()
             assert await kernel.run(JOB_ID) == kernel.job_id != job_id

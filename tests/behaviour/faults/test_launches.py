@@ -15,7 +15,16 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import QUEUED, connections, eventually, queue, queue_empties, remove_folders_of_the_killed, start_now
+from conftest import (
+    OUTSIDE,
+    QUEUED,
+    connections,
+    eventually,
+    queue,
+    queue_empties,
+    remove_folders_of_the_killed,
+    start_now,
+)
 from jupyter_client.manager import AsyncKernelManager
 from servers import running_server
 from stand_ins import StandIns
@@ -145,9 +154,19 @@ time.sleep(600)
 """
 
 
+def at_work(commands: StandIns) -> bool:
+    """Whether any of the commands is running, on whatever host they do."""
+    if not OUTSIDE:
+        return commands.at_work()
+    argv = ["ssh", "-n", "-F", OUTSIDE, "-o", "BatchMode=yes", "hpc", "cat /proc/[0-9]*/cmdline 2> /dev/null"]
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
+    assert done.stdout, done.stderr
+    return os.fsencode(commands.folder) in done.stdout
+
+
 def nothing_follows(commands: StandIns) -> None:
     """Wait until no command of a killed server is at work any more, and see what has become of its job."""
-    eventually(lambda: not commands.at_work(), "the end of the last command")
+    eventually(lambda: not at_work(commands), "the end of the last command")
     queue_empties()
     remove_folders_of_the_killed()
 
@@ -164,7 +183,7 @@ def broken_off(commands: StandIns, argv: list[str], reached: Callable[[], bool],
     try:
         eventually(reached, "that moment")
         process.send_signal(signum)
-        process.wait(30)
+        process.wait(60)
     finally:
         process.kill()
     nothing_follows(commands)
@@ -200,7 +219,7 @@ def test_a_machine_that_vanishes_leaves_no_job(kernelspec, tmp_path, moment):
     """Not even a process that looks after the server's jobs is left: the lease ends them."""
     up = tmp_path / "up"
     others = connections().keys()
-    name = kernelspec(lease="2s", **(QUEUED if moment == "while it is queued" else {"start": "block"}))
+    name = kernelspec(lease="8s", **(QUEUED if moment == "while it is queued" else {"start": "block"}))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(up)], start_new_session=True)
     try:
         job = eventually(queue, "a job")[0]
@@ -259,5 +278,5 @@ def test_a_jupyter_server_that_gets(stage, commands, tmp_path, when, signum):
             await asyncio.gather(session, return_exceptions=True)
 
         asyncio.run(main())
-        server.process.wait(30)
+        server.process.wait(60)
         nothing_follows(commands)

@@ -71,9 +71,10 @@ def test_a_job_that_was_never_submitted_is_one_clear_error(kernelspec, commands,
 
 
 @pytest.mark.parametrize("lost", ["it hangs", "it answers nothing"])
-def test_a_launch_cancelled_while_its_job_is_looked_for_leaves_none(kernelspec, commands, lost):
+def test_a_launch_cancelled_while_its_job_is_looked_for_leaves_none(kernelspec, commands, lost, monkeypatch):
     commands.fail(f"{SUBMIT}; {LOST[lost]}", "sbatch")
     commands.fail("sleep 1.5", "squeue")
+    monkeypatch.setattr("slurm_provisioner.slurm.COMMAND_TIMEOUT", 10.0)
 
     async def main() -> None:
         manager = AsyncKernelManager(kernel_name=kernelspec(slurm_bin=str(commands), **QUEUED))

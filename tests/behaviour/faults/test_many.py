@@ -39,7 +39,7 @@ def _as_many_files_as_a_server_may_open():
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_many_kernels_start_together(kernelspec, commands):
     commands.fail(TRACED, "sbatch", "squeue")
     many = {"slurm_bin": str(commands), "mem": "200M"}
@@ -54,7 +54,7 @@ def test_many_kernels_start_together(kernelspec, commands):
 
             async def job_of(name: str) -> str:
                 kernel = await kernels.enter_async_context(watched(name, queued=True))
-                assert await kernel.run(JOB_ID, timeout=180) == kernel.job_id
+                assert await kernel.run(JOB_ID, timeout=300) == kernel.job_id
                 return kernel.job_id
 
             waiting = asyncio.ensure_future(job_of(queued))

@@ -47,7 +47,7 @@ def test_what_a_kernel_says_while_the_link_is_down_arrives(start, monkeypatch, t
         eventually(done.exists, "the end of the cell")
     assert kernel.reply(request)["status"] == "ok"
     text = ""
-    while (message := kernel.client.get_iopub_msg(timeout=30))["content"].get("execution_state") != "idle":
+    while (message := kernel.client.get_iopub_msg(timeout=60))["content"].get("execution_state") != "idle":
         text += message["content"].get("text", "")
     assert text == "".join(f"{number}\n" for number in range(3000))
 
@@ -93,7 +93,7 @@ def test_a_busy_kernel_gets_its_chance_before_it_is_killed(start, tmp_path):
     kernel.run("signal.signal(signal.SIGTERM, save)")
     # ipykernel sets SIGINT's handler anew for each cell
     kernel.client.execute("signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\nwhile True: pass")
-    while kernel.client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
+    while kernel.client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
         pass
     kernel.manager.shutdown_kernel()
     queue_empties()
@@ -118,11 +118,12 @@ def test_a_stopped_kernel_is_replaced_by_a_restart(start, hands):
 
 
 def test_a_restart_that_the_supervisor_does_not_answer_is_told_and_can_be_tried_again(start, hands, monkeypatch):
-    monkeypatch.setattr("slurm_provisioner.allocation.RESTART_TIMEOUT", 3.0)
     kernel = start()
     job_id = kernel.job_id
     hands.signal(job_id, "supervisor", signal.SIGSTOP)
-    kernel.restart()
+    with monkeypatch.context() as impatience:
+        impatience.setattr("slurm_provisioner.allocation.RESTART_TIMEOUT", 3.0)
+        kernel.restart()
     for _ in range(2):
         error = told(kernel)
         assert "did not answer" in error
