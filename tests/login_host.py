@@ -31,7 +31,7 @@ from typing import Any
 __all__ = ["SSHD", "Laptop", "Login", "Sshd", "environment_of", "eventually", "make_key", "public", "shell", "version"]
 
 #: Seconds until what does not happen counts as never.
-PATIENCE = 20
+PATIENCE = 60
 # It starts itself again for each connection, for which it wants to know where it is.
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin") or "sshd"
 _CONFIG = """

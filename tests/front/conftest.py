@@ -26,11 +26,11 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from wire import INFO, KEY, SCHEME, Listens
 
 from slurm_provisioner.errors import JobEndedError, SlurmProvisionerError
-from slurm_provisioner.front import Front
+from slurm_provisioner.front import Front, standin
 from slurm_provisioner.loop import background_loop
 
 #: Seconds until what does not happen counts as never.
-PATIENCE = 20
+PATIENCE = 60
 ENDED = JobEndedError(
     "Job 1 ended: it reached its time limit.", job_id="1", state="TIMEOUT", hint="Restart the kernel."
 )
@@ -205,6 +205,12 @@ def nothing_left(temporary: str) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(autouse=True)
+def not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said once more only because all takes its time on a busy machine."""
+    monkeypatch.setattr(standin, "QUIET", PATIENCE)
 
 
 @pytest.fixture

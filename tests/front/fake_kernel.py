@@ -11,7 +11,7 @@ from wire import INFO, Read, make, party, read
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 PROBE = [b"slurm-provisioner"]
 #: Milliseconds until what does not come counts as lost.
-PATIENCE = 20_000
+PATIENCE = 60_000
 
 
 class FakeKernel:
@@ -64,12 +64,15 @@ class FakeKernel:
 
     def take(self, channel: str = "shell") -> Read:
         """The next message of a client; the front's own questions before it are answered."""
+        return read(self.take_frames(channel))
+
+    def take_frames(self, channel: str = "shell") -> list[bytes]:
+        """The same, whoever signed it."""
         while True:
             self._address, *frames = self.receive(channel)
-            message = read(frames)
-            if message.identities != PROBE:
-                return message
-            self.answer_probe(message)
+            if frames[:1] != PROBE:
+                return frames
+            self.answer_probe(read(frames))
 
     def answer_probe(self, probe: Read, implementation: str = "fake") -> None:
         self.publish("status", probe, execution_state="busy")

@@ -52,18 +52,20 @@ def publish_all(kernel, messages):
         kernel.send("iopub", message)
 
 
-def publish_until_full(kernel, size):
+def publish_until_full(served, kernel, size):
     """Publish until nobody takes any more; return how many messages were taken."""
     iopub = kernel.sockets["iopub"]
     iopub.sndtimeo = 1000
     count = 0
-    try:
-        while True:
+    full = False
+    while not full:
+        try:
             kernel.send("iopub", make_number(count, size))
             count += 1
-    except zmq.Again:
-        iopub.sndtimeo = -1
-        return count
+        except zmq.Again:
+            full = served.on_loop(lambda: bool(served.front._publisher._slow))
+    iopub.sndtimeo = -1
+    return count
 
 
 def take_until(sock, last, work=0.0):
@@ -198,7 +200,7 @@ def test_who_is_asked_answers(served, clients, kernel):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(clients_module, "BACKLOG_BYTES", 1_000_000)
-    monkeypatch.setattr(clients_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(clients_module, "PATIENCE", 2.0)
 
 
 SIZE = 10_000
@@ -208,7 +210,7 @@ def test_one_slow_client_loses_nothing_and_what_is_kept_is_bounded(small, served
     kernel = kernels(marks=10)
     served.run(kernel)
     slow = subscriber()
-    count = publish_until_full(kernel, SIZE)
+    count = publish_until_full(served, kernel, SIZE)
     (waiting,) = served.on_loop(lambda: [peer.size for peer in served.front._publisher._slow])
     turn = 2**18  # bytes that are read at once
     assert 0 <= waiting - clients_module.BACKLOG_BYTES < turn + 2 * SIZE
@@ -224,7 +226,7 @@ def test_a_client_that_goes_away_full_is_of_no_harm(small, served, kernels, subs
     kernel = kernels(marks=10)
     served.run(kernel)
     slow = subscriber()
-    count = publish_until_full(kernel, SIZE)
+    count = publish_until_full(served, kernel, SIZE)
     slow.close(linger=0)
     late = subscriber()
     with ThreadPoolExecutor() as pool:
@@ -286,7 +288,7 @@ def test_the_next_kernel_waits_for_a_slow_client_as_well(small, served, kernels,
     first, following = kernels(marks=10), kernels(marks=10)
     served.run(first)
     slow = subscriber()
-    publish_until_full(first, SIZE)
+    publish_until_full(served, first, SIZE)
     served.detach("restarting")
     served.run(following)
     with pytest.raises(zmq.Again):
@@ -304,12 +306,31 @@ def test_where_nobody_reads_nobody_is_cut_off(small, served, kernels, subscriber
     pair = subscriber(), subscriber()
     kernel = kernels(marks=10)
     served.run(kernel)
-    count = publish_until_full(kernel, SIZE)
+    count = publish_until_full(served, kernel, SIZE)
     look = served.front._publisher._look
     eventually(lambda: served.front._publisher._look is not look, "a second look")
     with ThreadPoolExecutor() as pool:
         for taken in [pool.submit(take_until, sock, count - 1) for sock in pair]:
             assert taken.result() == list(range(count))
+
+
+def test_where_nobody_reads_the_one_with_most_to_read_is_not_cut_off(small, served, kernels, subscriber):
+    first = subscriber()
+    kernel = kernels(marks=10)
+    served.run(kernel)
+    publish_all(kernel, numbered(-60, 60, SIZE))
+    publisher = served.front._publisher
+    eventually(lambda: served.on_loop(lambda: max(peer.size for peer in publisher._topics)), "what waits")
+    late = subscriber()
+    count = publish_until_full(served, kernel, SIZE)
+    assert served.on_loop(lambda: (len(publisher._slow), min(peer.size for peer in publisher._topics) > 0)) == (1, True)
+    look = publisher._look
+    eventually(lambda: publisher._look is not look, "a second look")
+    with ThreadPoolExecutor() as pool:
+        taken = [pool.submit(take_until, sock, count - 1) for sock in (first, late)]
+        everything, rest = [each.result() for each in taken]
+    assert everything == list(range(-60, count))
+    assert rest == list(range(rest[0], count))
 
 
 def test_one_that_is_slow_is_waited_for(small, served, kernels, subscriber):
@@ -387,8 +408,14 @@ def test_what_a_full_kernel_had_yet_to_take_is_answered(served, full):
 def test_what_a_full_kernel_had_yet_to_take_is_not_the_next_ones(served, kernels, full):
     kernel, client, sent = full
     ledger = served.front._standin._ledger
-    given = set(served.on_loop(lambda: ledger.settle() or list(ledger._open)))
-    served.detach("restarting")
+
+    def detach():
+        ledger.settle()
+        given = set(ledger._open)
+        served.front.detach("restarting", None)
+        return given
+
+    given = served.on_loop(detach)
     following = kernels()
     served.attach(following.endpoints)
     taken = [following.take().id for _ in range(len(sent) - len(given))]

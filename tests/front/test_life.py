@@ -78,9 +78,10 @@ def test_open_again_leaves_all_as_it_is(served, client):
     assert client.answer(client.kernel_info())
 
 
-def test_clients_that_come_and_go(served, clients, kernel):
+def test_clients_that_come_and_go(served, clients, context, kernel):
     """One that comes back by its name takes its replies from where it is now."""
-    gone = clients()
+    context.setsockopt(zmq.RECONNECT_IVL, -1)  # of two that share a name, each would cut the other off again
+    gone = clients(context=context)
     asked = gone.execute("1")
     request = kernel.take()
     back = clients(session=gone.session)  # ROUTER handover: the same identity, a new connection

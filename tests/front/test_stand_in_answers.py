@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 
 import pytest
 import zmq
@@ -59,8 +60,23 @@ def test_an_async_client_waits_for_its_kernel(served, kernels):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def said(monkeypatch):
+    """What is said before anybody can listen."""
+    said = queue.Queue()
     monkeypatch.setattr(standin, "QUIET", 0.2)
+    monkeypatch.setattr(standin.StandIn, "_status", lambda _, *what: said.put(what))
+    return said
+
+
+def test_starting_is_said_by_itself(said, served):
+    assert said.get(timeout=PATIENCE) == ("starting",)
+
+
+@pytest.fixture
+def quick(served, client, monkeypatch):
+    """A stand-in that speaks soon, but not before its client listens."""
+    monkeypatch.setattr(standin, "QUIET", 0.2)
+    served.detach()
 
 
 def test_starting_is_said(quick, served, client):
@@ -157,8 +173,9 @@ def test_an_end_in_a_cell_keeps_its_output(served, client, kernel):
         assert client.answer(again)["content"]["status"] == "error"
 
 
-def test_what_the_kernel_said_last_is_heard(served, client, kernel):
+def test_what_the_kernel_said_last_is_heard(served, client, kernel, monkeypatch):
     """It had been sent when the job ended, though nobody had looked yet."""
+    monkeypatch.setattr(front_module, "LAST_WORDS", 3.0)
     msg_id = client.execute("1")
     request = kernel.take()
 
@@ -305,7 +322,7 @@ def test_of_a_client_that_is_not_known_nothing_is_held(served, client, stranger,
 def test_a_kernel_that_runs_judges_a_client_that_is_not_known(served, client, stranger, kernel):
     """As a local one does; when it dies, nobody else answers."""
     stranger.send_multipart(EXECUTE)
-    assert kernel.receive("shell")[2:] == EXECUTE
+    assert kernel.take_frames()[1:] == EXECUTE
     mine = client.execute("2")
     assert kernel.take().id == mine
     served.end()

@@ -164,7 +164,7 @@ def world(the_world: World) -> Iterator[World]:
         return not last
 
     try:
-        eventually(clean, "a clean end on both sides", timeout=30)
+        eventually(clean, "a clean end on both sides", timeout=90)
     except AssertionError:
         for job in last.get("jobs", []):
             the_world.run("scancel", job.split()[0])  # the next test is not to suffer for it

@@ -49,11 +49,11 @@ def test_a_kernel_waits_for_a_laptop_that_sleeps_for_less_than_its_lease(world, 
             assert await execute(channels, "print(os.environ['SLURM_JOB_ID'])") == job_id
 
     with running_server(tmp_path) as server:
-        asyncio.run(asyncio.wait_for(main(server), 100))
+        asyncio.run(asyncio.wait_for(main(server), 200))
 
 
 def test_a_kernel_ends_whose_laptop_sleeps_for_longer_than_its_lease(world, kernelspec, tmp_path):
-    name = kernelspec(lease="4s")
+    name = kernelspec(lease="8s")
 
     async def main(server: Server) -> None:
         session = json.loads((await server.new_session(name)).body)
@@ -71,13 +71,13 @@ def test_a_kernel_ends_whose_laptop_sleeps_for_longer_than_its_lease(world, kern
             assert await execute(channels, VARIABLE) not in ("", job_id)
 
     with running_server(tmp_path) as server:
-        asyncio.run(asyncio.wait_for(main(server), 100))
+        asyncio.run(asyncio.wait_for(main(server), 200))
 
 
 @pytest.mark.parametrize(("transport", "cable"), [("asyncssh", "well"), ("openssh", "well"), ("openssh", "cut")])
 def test_a_jupyter_that_is_killed_leaves_no_job(world, kernelspec, transport, tmp_path, cable):
     """Its guard logs in and cancels the job; where it cannot, the lease ends it."""
-    name = kernelspec(transport, lease="4s" if cable == "cut" else "10m")
+    name = kernelspec(transport, lease="8s" if cable == "cut" else "10m")
 
     async def main(server: Server) -> None:
         session = json.loads((await server.new_session(name)).body)
@@ -90,7 +90,7 @@ def test_a_jupyter_that_is_killed_leaves_no_job(world, kernelspec, transport, tm
         await asyncio.to_thread(world.queue_empties)
 
     with running_server(tmp_path) as server:
-        asyncio.run(asyncio.wait_for(main(server), 100))
+        asyncio.run(asyncio.wait_for(main(server), 200))
     if cable == "cut":
         (folder,) = world.left()["run directories"]
         assert "not been heard of for too long" in world.run("cat", f"{world.home}/{world.state}/{folder}/job.log")
@@ -103,7 +103,7 @@ def forget_the_killed(world) -> None:
     for pid in processes_here():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not processes_here(), "the end of processes", timeout=10)
+    eventually(lambda: not processes_here(), "the end of processes")
     for folder in Path(tempfile.gettempdir()).glob("slurm-kernel-*"):
         shutil.rmtree(folder)
     world.remove_log()

@@ -302,7 +302,7 @@ def clean(namespace: str, user: str, nodes: list[str]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.name), signal.SIGKILL)
     if mine:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (
             subprocess.run(["userdel", user], check=False, capture_output=True).returncode != 0
         ):  # as its processes end

@@ -29,7 +29,7 @@ LAUNCHER = Path(__file__).parents[2] / "slurm_provisioner" / "launcher.py"
 FAKE_KERNEL = Path(__file__).with_name("fake_kernel.py")
 FAKE_ARGV = [sys.executable, "-I", "-S", str(FAKE_KERNEL), "{connection_file}"]
 CHANNELS = ["shell", "iopub", "stdin", "control", "hb"]
-PATIENCE = 20.0  # seconds; what takes as long has failed
+PATIENCE = 60.0  # seconds; what takes as long has failed
 THIS_MACHINE = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/net')}"
 END = 2**32 - 1  # of a stream
 HEADER_BYTES = 26  # of a frame
@@ -144,7 +144,8 @@ class Conversation:
         return messages
 
     def close(self) -> None:
-        self.stream.close()
+        with contextlib.suppress(OSError):  # what was not sent any more is not missed
+            self.stream.close()
         self.connection.close()
 
 

@@ -106,7 +106,7 @@ def main() -> None:
     ports = sorted((host, port) for host, port in listening() if port not in known)
     endpoints = [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host, port in ports]
     endpoints += [f"ipc://{path}" for path in sorted(unix_sockets())]
-    for where, message in overheard(endpoints, 3):
+    for where, message in overheard(endpoints, 10):
         look(where, message)
     for path in [*process_files(), *files(asked["folders"])]:
         try:

@@ -93,7 +93,7 @@ async def happens(condition: Callable[[], Any], what: str) -> Any:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends meanwhile
         return False
 
 

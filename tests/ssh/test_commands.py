@@ -210,16 +210,14 @@ def test_a_missing_command_says_what_to_do(log_in: LogIn, tmp_path: Path):
 
 
 def test_no_command_outlives_its_time(log_in: LogIn, tmp_path: Path):
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-
     async def late(transport, script: str) -> None:
         with pytest.raises(CommandTimeoutError, match="sh did not answer"):
             await transport.run(["sh", "-c", script], timeout=8)
 
     async def cancelled(transport) -> None:
-        task = asyncio.ensure_future(transport.run(["sh", "-c", f"echo $$ > {fifo}; exec sleep 600"], timeout=PATIENCE))
-        (tmp_path / "cancelled").write_text(await asyncio.to_thread(fifo.read_text))
+        told = tmp_path / "cancelled"
+        task = asyncio.ensure_future(transport.run(["sh", "-c", f"echo $$ > {told}; exec sleep 600"], timeout=PATIENCE))
+        await happens(lambda: told.exists() and told.read_text(), "a command")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

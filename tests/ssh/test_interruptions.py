@@ -92,11 +92,10 @@ def test_many_find_a_broken_connection_and_make_one(log_in: LogIn, sshd: Sshd):
 
 def test_a_command_whose_connection_breaks_is_lost(log_in: LogIn, sshd: Sshd, tmp_path: Path):
     async def main(transport):
-        fifo = tmp_path / "fifo"
-        os.mkfifo(fifo)
-        script = f"echo $$ > {fifo}; exec sleep 600"
-        task = asyncio.ensure_future(transport.run(["sh", "-c", script], timeout=4))
-        pid = int(await asyncio.to_thread(fifo.read_text))
+        told = tmp_path / "pid"
+        script = f"echo $$ > {told}; exec sleep 600"
+        task = asyncio.ensure_future(transport.run(["sh", "-c", script], timeout=10))  # which is its end there, too
+        pid = int(await happens(lambda: told.exists() and told.read_text(), "a command"))
         await asyncio.to_thread(sshd.cut)
         with pytest.raises(ConnectionLostError, match="hpc"):
             await soon(task)
@@ -115,7 +114,7 @@ def test_a_command_that_took_its_own_server_down_is_lost(log_in: LogIn, sshd: Ss
         (tmp_path / "pids").write_text(" ".join(map(str, sshd.servers())))
         script = f"printf 'half a'; kill -9 $(cat {tmp_path}/pids); exec sleep 1"
         with pytest.raises(ConnectionLostError):
-            await transport.run(["sh", "-c", script], timeout=4)
+            await transport.run(["sh", "-c", script], timeout=PATIENCE)
         await runs_again(transport, "again")
 
     log_in(main)
@@ -196,7 +195,7 @@ async def main(config, kind, how, file):
     await transport.account()
     take_off = transport.if_we_die(["sh", "-c", "echo $0 >> $1", "it's here", file], ["touch", file + " too"])
     transport.if_we_die(["touch", file + " not"])()
-    done = await transport.run(["echo", "ready"], timeout=20)
+    done = await transport.run(["echo", "ready"], timeout=60)
     if how == "looking":
         async for _ in transport.news(file + "-news", ["a"]):
             print("ready", flush=True)

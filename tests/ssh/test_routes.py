@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LogIn, happens, soon
-from login_host import Laptop, Sshd, make_key, public
+from login_host import PATIENCE, Laptop, Sshd, make_key, public
 
 from slurm_provisioner.transport import Node, Route
 from slurm_provisioner.transport.ssh import SshTransport
@@ -259,7 +259,7 @@ def test_one_slow_reader_does_not_hold_up_the_others(log_in: LogIn):
             async with ends(transport, NODE) as ((reader, _), (_, other)):
                 other.write(b"x")
                 assert await soon(reader.readexactly(1)) == b"x"
-            assert (await transport.run(["echo", "up"], timeout=20)).stdout == "up\n"
+            assert (await transport.run(["echo", "up"], timeout=PATIENCE)).stdout == "up\n"
             flood.pouring.cancel()
             await asyncio.wait([flood.pouring])
             writer.transport.abort()
@@ -327,7 +327,7 @@ def test_a_closed_route_ends_the_login_on_its_node(log_in: LogIn, node_sshd: Ssh
             assert node_sshd.connections() != []
             route.close()
             await happens(lambda: not node_sshd.connections(), "the end of the login on the node")
-        assert (await transport.run(["echo", "up"], timeout=20)).stdout == "up\n"
+        assert (await transport.run(["echo", "up"], timeout=PATIENCE)).stdout == "up\n"
 
     log_in(main, via="node")
 
@@ -369,7 +369,7 @@ def test_a_login_host_that_forwards_nothing_says_so(log_in: LogIn, sshd: Sshd, l
             with pytest.raises(OSError, match=r"(?i)prohibit|forward|could not connect"):
                 await soon(route.connect())
             route.close()
-            assert (await transport.run(["echo", "up"], timeout=20)).stdout == "up\n"
+            assert (await transport.run(["echo", "up"], timeout=PATIENCE)).stdout == "up\n"
 
     log_in(main)
 
@@ -455,7 +455,7 @@ def test_a_node_that_does_not_let_us_in_says_so(log_in: LogIn, node_sshd: Sshd, 
         with pytest.raises(OSError, match="c1"):
             await soon(route.connect())
         route.close()
-        assert (await transport.run(["echo", "up"], timeout=20)).stdout == "up\n"
+        assert (await transport.run(["echo", "up"], timeout=PATIENCE)).stdout == "up\n"
 
     log_in(main, via="node")
 

@@ -172,8 +172,8 @@ def test_a_job_that_was_queued_again_is_cancelled():
         job._slurm_says(says("PENDING"))
         assert job.record.over
         assert job.record.status.state == "REQUEUED"
-        await asyncio.sleep(0.01)
-        assert ("cancel", "7") in job.recorder.done
+        while ("cancel", "7") not in job.recorder.done:
+            await asyncio.sleep(0)
 
     asyncio.run(main())
 
@@ -234,6 +234,8 @@ def test_an_interrupt_that_nobody_can_carry_is_sent_later(caplog):
         job.link.connected = True
         job.link_changed(True)
         assert not job.record.interrupting
+        while not job.link.calls:
+            await asyncio.sleep(0)
         await asyncio.sleep(0.01)
         assert job.link.calls == ["signal"], "the shutdown ends the job, not this signal"
 

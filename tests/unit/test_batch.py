@@ -332,7 +332,7 @@ def test_the_run_directory_is_one_word_for_sbatch_and_for_the_shell(name):
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.stdout == f"/home/{name}"
 
@@ -564,7 +564,7 @@ def test_a_path_is_expanded_by_the_shell_as_promised_and_no_further(text):
         text=True,
         check=True,
         env={"HOME": "/home/alice", "LC_ALL": "C.UTF-8"},
-        timeout=20,
+        timeout=60,
     )
     assert done.stdout == expand_home(path, "/home/alice")
 
@@ -586,7 +586,7 @@ def test_variables_in_a_path_are_expanded_once(path, expanded):
         text=True,
         check=True,
         env={"HOME": "/home/alice", "WORK": "/work dir"},
-        timeout=20,
+        timeout=60,
     )
     assert done.stdout == expanded
 

@@ -153,7 +153,7 @@ class Linked:
 
 def run(coro: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(coro, 30)
+        await asyncio.wait_for(coro, 60)
         await asyncio.sleep(0)
         left = [
             task
@@ -378,6 +378,7 @@ def test_a_call_without_answer_ends(tmp_path):
                 await linked.link.call("status")
             linked.link.attach(supervisor.target(), linked)
             supervisor.answer = lambda command: None
+            assert await linked.changes.get() is True
             with pytest.raises(LinkError, match="did not answer"):
                 await linked.link.call("status", timeout=0.2)
             call = asyncio.ensure_future(linked.link.call("status"))
@@ -430,12 +431,12 @@ def test_garbage_breaks_the_connection_not_the_link(tmp_path):
             await linked.changes.get()
             supervisor.answer = lambda command: b"\xff not json\n"
             with pytest.raises(LinkError):
-                await linked.link.call("status", timeout=5)
+                await linked.link.call("status", timeout=60)
             supervisor.answer = lambda command: b"x" * (link_module.LINE_LIMIT * 2 + 1)
             with pytest.raises(LinkError):
-                await linked.link.call("status", timeout=5)
+                await linked.link.call("status", timeout=60)
             supervisor.answer = lambda command: {"re": command["id"], "ok": True}
-            assert (await linked.link.call("status", timeout=5))["ok"]
+            assert (await linked.link.call("status", timeout=60))["ok"]
 
     run(main())
 

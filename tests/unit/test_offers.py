@@ -376,7 +376,7 @@ def test_a_command_that_hangs_takes_only_its_own_part_along(commands):
     commands.put("sacctmgr", "exec sleep 60")
     commands.put("scontrol", f"printf '%s' '{PARTITIONS}'")
     argv = offers_argv(str(commands.folder))
-    done = asyncio.run(LocalTransport().run([*argv[:-1], "1"], timeout=20))
+    done = asyncio.run(LocalTransport().run([*argv[:-1], "5"], timeout=60))
     offers = parse_offers(done.stdout)
     assert offers.partitions is not None
     assert offers.unknown["associations"].startswith("sacctmgr did not answer")

@@ -41,7 +41,7 @@ def answer(argv: list[str], *, stdin: bytes = b"", noise: bytes = b"", **options
     reply = Reply()
     line = remote.wrap(argv, reply.mark, **{"seconds": None, "settings": None, **options})
     done = subprocess.run(
-        ["sh", "-c", remote.COMMAND], input=line + stdin, capture_output=True, check=False, timeout=30
+        ["sh", "-c", remote.COMMAND], input=line + stdin, capture_output=True, check=False, timeout=60
     )
     for data in (noise, done.stdout, noise):
         reply.stdout.take(data)
@@ -133,7 +133,7 @@ def test_settings_of_a_shell(login, monkeypatch, tmp_path):
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.delenv("SLURM_CONF_SERVER", raising=False)
     done = subprocess.run(
-        remote.settings_argv("the-mark", login=login), capture_output=True, text=True, check=True, timeout=30
+        remote.settings_argv("the-mark", login=login), capture_output=True, text=True, check=True, timeout=60
     )
     found = remote.read_settings(done.stdout, "the-mark")
     assert found is not None
@@ -180,7 +180,7 @@ def test_files_that_are_looked_out_for(tmp_path):
         assert remote.read_news(process.stdout.readline().rstrip(b"\n")) == (8, 0, b"y\n")
         process.stdin.close()
         assert not process.stdout.read(), "nothing more is told"
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("line", [b"", b"x", b"1 2", b"one two three"])

@@ -13,7 +13,7 @@ from slurm_provisioner.transport.scout import Scouts
 
 
 def run(coro):
-    asyncio.run(asyncio.wait_for(coro, 30))
+    asyncio.run(asyncio.wait_for(coro, 60))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_file_system_that_hangs_holds_nobody_else_up(tmp_path, monkeypatch):
 
     def news(directory, known):
         if "/stuck/" in directory:
-            go_on.wait(20)
+            go_on.wait(60)
         return look(directory, known)
 
     monkeypatch.setattr(scout, "_news", news)
@@ -120,8 +120,8 @@ def test_a_file_system_that_hangs_holds_nobody_else_up(tmp_path, monkeypatch):
 
 
 def test_one_that_comes_later_is_looked_at_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(scout, "FIRST_LOOK", 20.0)
-    monkeypatch.setattr(scout, "LAST_LOOK", 20.0)
+    monkeypatch.setattr(scout, "FIRST_LOOK", 600.0)
+    monkeypatch.setattr(scout, "LAST_LOOK", 600.0)
 
     async def main():
         scouts = Scouts()

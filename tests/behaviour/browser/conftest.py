@@ -35,7 +35,7 @@ LAB_OPTIONS = [
     "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
 ]  # fmt: skip
 #: Milliseconds to wait for what is to be seen: Slurm takes seconds, and is asked every few seconds.
-PATIENCE = 40_000
+PATIENCE = 60_000
 #: Where pictures of the stories go; by default they are among the tests' temporary files.
 SCREENSHOTS = "SLURM_TEST_SCREENSHOTS"
 #: How processes of the browser and of JupyterLab look.
@@ -69,7 +69,9 @@ def chromium(nobody_left: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, env={**os.environ, **own})
-        yield browser.new_context(viewport={"width": 1200, "height": 800})
+        context = browser.new_context(viewport={"width": 1200, "height": 800})
+        context.set_default_timeout(PATIENCE)
+        yield context
         browser.close()
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import TOKEN, Server
 
 #: Milliseconds for a launch that waits for its job: Slurm starts one within seconds.
-LAUNCH_TIMEOUT = 60_000
+LAUNCH_TIMEOUT = 90_000
 #: What the status bar says of a kernel that can be talked to.
 CONNECTED = re.compile(r"\| (Idle|Busy|Starting)$")
 #: Keeps every text that an element has shown. The element outlives what is in it.

@@ -36,7 +36,7 @@ def test_the_time_limit(lab, kernelspec):
     waiting = notebook.run("1 + 1")
     reach_time_limit(job_id)
     expect(cell.outputs.first).to_have_text("begun")
-    expect(cell.errors).to_contain_text(f"Job {job_id}")
+    expect(cell.errors).to_contain_text(f"Job {job_id}", timeout=90_000)  # Slurm's time to end it, and to tell
     expect(cell.errors).to_contain_text("it reached its time limit")
     expect(cell.errors).to_contain_text("`time`")
     expect(waiting.outputs).to_have_count(0)
@@ -79,7 +79,8 @@ def test_a_notebook_loaded_again_after_its_job_ended(lab, kernelspec):
 def test_a_crash_is_told_in_the_cell_and_the_kernel_comes_back(lab, kernelspec):
     notebook = lab.open_notebook(kernelspec())
     job_id = the_job()
-    cell = begun(notebook, "import os, time; print('begun', flush=True); time.sleep(5); os.kill(os.getpid(), 9)")
+    cell = notebook.run("import os, time; print('begun', flush=True); time.sleep(5); os.kill(os.getpid(), 9)")
+    expect(cell.outputs.first).to_have_text("begun")
     expect(cell.errors).to_contain_text("SIGKILL")
     notebook.screenshot("crashed")
     expect(notebook.dialog).to_contain_text("restart")
