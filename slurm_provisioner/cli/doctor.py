@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from ..cluster import Place
 from ..quantities import parse_duration
 from . import checks, kernelspecs, show, site
 from .asking import place_of
@@ -99,13 +100,13 @@ def _findings(spec: Kernelspec, job: bool, wait: float) -> Generator[Finding, No
             why = "a job was not wanted" if not job else "no job is submitted before that is right"
             yield Finding("job", SKIPPED, why)
             return
-        yield from _of_a_trial(spec, wait)
+        yield from _of_a_trial(spec, place_of(config), wait)
 
 
-def _of_a_trial(spec: Kernelspec, wait: float) -> Iterator[Finding]:
+def _of_a_trial(spec: Kernelspec, place: Place, wait: float) -> Iterator[Finding]:
     """Yield what a trial finds, as it finds it."""
     runner = asyncio.new_event_loop()
-    findings = trial(spec, wait)
+    findings = trial(spec, place, wait)
     step: asyncio.Future[Finding] | None = None
     try:
         while True:

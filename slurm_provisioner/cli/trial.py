@@ -13,7 +13,9 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from ..allocation import Allocation
+from ..cluster import Place, acquire, release
 from ..errors import SlurmProvisionerError
+from ..kernels import wait_until_gone
 from ..loop import background_loop, first
 from ..provisioner import SlurmProvisioner
 from ..quantities import format_duration
@@ -28,6 +30,8 @@ __all__ = ["trial"]
 _CLOCKS = 5.0
 #: Seconds for a kernel that is up to say what it is.
 _ANSWER = 30.0
+#: Seconds for a job to leave the queue: Slurm itself takes some, on top of KillWait, which is 30 s as a rule.
+_GONE = 60.0
 
 
 class _One(KernelSpecManager):
@@ -42,13 +46,15 @@ class _One(KernelSpecManager):
         return for_jupyter(self._spec)
 
 
-async def trial(spec: Kernelspec, patience: float) -> AsyncGenerator[Finding, None]:
-    """Start a kernel, and yield what is found on its way; end it.
+async def trial(spec: Kernelspec, place: Place, patience: float) -> AsyncGenerator[Finding, None]:
+    """Start a kernel, and yield what is found on its way; end it, and see its job gone.
 
     Parameters
     ----------
     spec : Kernelspec
         Its kernelspec.
+    place : Place
+        Its cluster.
     patience : float
         Seconds that its job may wait in the queue.
     """
@@ -56,36 +62,64 @@ async def trial(spec: Kernelspec, patience: float) -> AsyncGenerator[Finding, No
     manager = AsyncKernelManager(
         kernel_name=spec.name or "trial", kernel_spec_manager=_One(spec), config=site.provisioner().config
     )
-    environ = {**os.environ, "KERNEL_SLURM_START": "now", "KERNEL_SLURM_PERSISTENT": "false"}
+    job_id = ""
     try:
-        try:
-            await manager.start_kernel(env=environ)
-        except SlurmProvisionerError as error:
-            yield clock.failed("job", error)
-            return
-        except (TypeError, ValueError, AttributeError) as error:  # jupyter_client's, of a kernelspec that is odd
-            what = f"Jupyter cannot start it: {type(error).__name__}: {error}"
-            yield clock.finding("job", FAILED, what, "`argv` is a list of texts, `env` and `config` are mappings.")
-            return
-        provisioner = cast(SlurmProvisioner, manager.provisioner)
-        allocation = provisioner.allocation
-        assert allocation is not None
-        yield clock.well("job", f"Slurm took it as job {provisioner.job_id}")
-        up = asyncio.ensure_future(provisioner.wait_until_up())
-        try:
-            async for finding in _on_its_way(allocation, up, patience, clock):
+        async with contextlib.aclosing(_start(manager, patience, clock)) as findings:
+            async for finding in findings:
                 yield finding
-                if finding.verdict == FAILED or (finding.check == _QUEUED and finding.verdict != OK):
-                    return
-            yield await _answer(manager, clock)
-        finally:
-            up.cancel()
-            with contextlib.suppress(asyncio.CancelledError, SlurmProvisionerError):
-                await up
     finally:
         if manager.has_kernel:
+            job_id = cast(SlurmProvisioner, manager.provisioner).job_id or ""
             await manager.shutdown_kernel(now=True)
-    yield clock.well("end", "the job is over")
+        end = await _end(place, job_id, clock) if job_id else None
+    if end is not None:
+        yield end
+
+
+async def _start(manager: AsyncKernelManager, patience: float, clock: _Clock) -> AsyncGenerator[Finding, None]:
+    environ = {**os.environ, "KERNEL_SLURM_START": "now", "KERNEL_SLURM_PERSISTENT": "false"}
+    try:
+        await manager.start_kernel(env=environ)
+    except SlurmProvisionerError as error:
+        yield clock.failed("job", error)
+        return
+    except (TypeError, ValueError, AttributeError) as error:  # jupyter_client's, of a kernelspec that is odd
+        what = f"Jupyter cannot start it: {type(error).__name__}: {error}"
+        yield clock.finding("job", FAILED, what, "`argv` is a list of texts, `env` and `config` are mappings.")
+        return
+    provisioner = cast(SlurmProvisioner, manager.provisioner)
+    allocation = provisioner.allocation
+    assert allocation is not None
+    yield clock.well("job", f"Slurm took it as job {provisioner.job_id}")
+    up = asyncio.ensure_future(provisioner.wait_until_up())
+    try:
+        async for finding in _on_its_way(allocation, up, patience, clock):
+            yield finding
+            if finding.verdict == FAILED or (finding.check == _QUEUED and finding.verdict != OK):
+                return
+        yield await _answer(manager, clock)
+    finally:
+        up.cancel()
+        with contextlib.suppress(asyncio.CancelledError, SlurmProvisionerError):
+            await up
+
+
+async def _end(place: Place, job_id: str, clock: _Clock) -> Finding:
+    async def left() -> list[str]:
+        cluster = acquire(place)
+        try:
+            return await wait_until_gone(cluster.slurm, [job_id], _GONE)
+        finally:
+            await release(cluster)
+
+    try:
+        still = await background_loop().run(left())
+    except SlurmProvisionerError as error:
+        return clock.failed("end", error)
+    if still:
+        words = f"job {job_id} is still there {_GONE:g} s after its kernel was shut down"
+        return clock.finding("end", FAILED, words, f"`jupyter slurm stop {job_id}` ends it.")
+    return clock.well("end", f"job {job_id} is over")
 
 
 _QUEUED = "queue"

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import ARGV, QUEUED, VIA, queue_empties, slurm
+from conftest import ARGV, QUEUED, VIA, queue, slurm
 from kernels import RESOURCES
 
 COMMAND = [sys.executable, "-c", "from slurm_provisioner.cli.main import run; run()"]
@@ -53,7 +53,7 @@ def test_from_nothing_to_a_kernel_in_a_job(command, place, start):
     found = checked(command, "new")
     assert {each["verdict"] for each in found.values()} == {"ok"}, found
     assert re.fullmatch(r"ipython \S+, python \S+", found["kernel"]["words"])
-    queue_empties()
+    assert queue() == []
     kernel = start("new")
     assert kernel.run("6 * 7") == "42"
 
@@ -118,7 +118,7 @@ def test_the_doctor_says_which_step_fails_and_what_to_do(command, kernelspec, co
     assert told in found[check]["words"]
     assert found[check]["hint"]
     assert "kernel" not in found
-    queue_empties()
+    assert queue() == []
 
 
 def test_the_doctor_finds_a_kernel_that_cannot_be_started(command, kernelspec):
@@ -129,7 +129,7 @@ def test_the_doctor_finds_a_kernel_that_cannot_be_started(command, kernelspec):
     out, _ = command("doctor", "ill", code=1)
     assert "✗ kernel" in out
     assert "1 failed." in out
-    queue_empties()
+    assert queue() == []
 
 
 def test_the_doctor_does_not_wait_for_ever(command, kernelspec):
@@ -138,7 +138,7 @@ def test_the_doctor_does_not_wait_for_ever(command, kernelspec):
     assert found["queue"]["verdict"] == "warning"
     assert "its begin time has not come yet" in found["queue"]["words"]
     assert "kernel" not in found
-    queue_empties()
+    assert queue() == []
 
 
 def test_the_doctor_submits_nothing_where_that_is_not_wanted(command, kernelspec):

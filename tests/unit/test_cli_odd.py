@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from slurm_provisioner.about import About, Server
 from slurm_provisioner.books import Entry, Job, Kernel
 from slurm_provisioner.cli import clean, doctor, finding, kernelspecs, places, show
+from slurm_provisioner.cli import trial as trial_module
 from slurm_provisioner.cli.checks import Finding
 from slurm_provisioner.cli.finding import Found
 from slurm_provisioner.cli.kernelspecs import Kernelspec
@@ -190,10 +191,32 @@ def test_what_jupyter_cannot_start_is_a_finding(folder, odd):
     kernelspec(folder, metadata={"kernel_provisioner": {**OURS, "config": {}}}, **odd)
 
     async def found() -> list[Finding]:
-        return [finding async for finding in trial(kernelspecs.ours("odd"), 1.0)]
+        return [finding async for finding in trial(kernelspecs.ours("odd"), Place(), 1.0)]
 
     (finding,) = asyncio.run(found())
     assert (finding.check, finding.verdict) == ("job", "failed")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "words"),
+    [
+        ([], "ok", "job 7 is over"),
+        (["7"], "failed", "job 7 is still there"),
+        (CommandError("squeue did not answer.", argv=["squeue"]), "failed", "squeue did not answer"),
+    ],
+    ids=["gone", "still there", "nobody knows"],
+)
+def test_a_check_ends_with_a_look_whether_its_job_is_gone(monkeypatch, answer, verdict, words):
+    async def wait_until_gone(slurm, job_ids, timeout):
+        assert job_ids == ["7"]
+        if isinstance(answer, CommandError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(trial_module, "wait_until_gone", wait_until_gone)
+    found = asyncio.run(trial_module._end(Place(), "7", trial_module._Clock()))
+    assert (found.check, found.verdict) == ("end", verdict)
+    assert words in found.words
 
 
 # Completion
@@ -263,7 +286,7 @@ def test_ctrl_c_ends_the_job_of_a_check_before_the_command_ends(monkeypatch):
     def ctrl_c() -> None:
         raise KeyboardInterrupt
 
-    async def waits_for_ever(spec, patience):
+    async def waits_for_ever(spec, place, patience):
         try:
             asyncio.get_running_loop().call_later(0.01, ctrl_c)
             await asyncio.sleep(60)
@@ -274,7 +297,7 @@ def test_ctrl_c_ends_the_job_of_a_check_before_the_command_ends(monkeypatch):
 
     monkeypatch.setattr(doctor, "trial", waits_for_ever)
     with pytest.raises(KeyboardInterrupt):
-        next(doctor._of_a_trial(Kernelspec("", {}), 1.0))
+        next(doctor._of_a_trial(Kernelspec("", {}), Place(), 1.0))
     assert ended == ["its job"]
 
 
