@@ -46,8 +46,8 @@ __all__ = ["Allocation"]
 
 #: Seconds the supervisor has to end the kernel and itself before scancel does, once it has said that it will.
 STOP_TIMEOUT = 8.0
-#: Seconds it has to say so.
-STOP_PATIENCE = 5.0
+#: Seconds it has to say so, and those of them that are not taken off the time for the rest.
+STOP_PATIENCE, STOP_FREE = 5.0, 2.0
 #: Seconds that sbatch has to answer where nobody wants the job any more.
 SUBMIT_PATIENCE = 5.0
 #: Seconds for the first connection to a supervisor that told where it listens.
@@ -508,9 +508,11 @@ class Allocation:
     async def _stop_supervisor(self) -> bool:
         if not self._link.connected:
             return False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + STOP_TIMEOUT + STOP_FREE  # an interpreter that ends has no more for it
         try:
             await self._link.call("stop", timeout=STOP_PATIENCE)
-            await asyncio.wait_for(self.record.bye.wait(), STOP_TIMEOUT)
+            await asyncio.wait_for(self.record.bye.wait(), deadline - loop.time())
         except (LinkError, asyncio.TimeoutError):
             return False
         return not self.record.orphaned

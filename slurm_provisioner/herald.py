@@ -141,8 +141,9 @@ class Herald:
         if not record.over:
             self.front.detach(self._text(), record.death)
             self._up = False
-            await first(record.ended, timeout=REPLY_FIRST)
-            self.exit_code = record.exit_code
+            await first(record.ending, record.ended, timeout=REPLY_FIRST)
+            if not record.over:
+                self.exit_code = record.exit_code
             await record.ended.wait()  # a restart ends this
         error = await now.end_error()
         self._log.warning("%s", error)

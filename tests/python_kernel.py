@@ -51,6 +51,10 @@ class PythonKernel:
                 msg = getattr(self.kc, channel).get_msg(timeout=PATIENCE)
                 validate_message(msg)
 
+    def history_helper(self, execute_first: Any, timeout: float = PATIENCE, **kwargs: Any) -> Any:
+        """As it is, but for the time of the reply."""
+        return super().history_helper(execute_first, timeout=timeout, **kwargs)  # type: ignore[misc]
+
     def execute_helper(self, *args: Any, timeout: float = PATIENCE, **kwargs: Any) -> Any:
         """As it is, but for the 0.1 s that there are for each message."""
         channel, get_msg = self.kc.iopub_channel, self.kc.iopub_channel.get_msg

@@ -112,7 +112,7 @@ def _of_a_trial(spec: Kernelspec, place: Place, wait: float) -> Iterator[Finding
         while True:
             step = asyncio.ensure_future(anext(findings), loop=runner)
             try:
-                with show.working("Starting a kernel …"):
+                with show.working("Trying a kernel in a job …"):
                     finding = runner.run_until_complete(step)
             except StopAsyncIteration:
                 return

@@ -71,9 +71,8 @@ async def trial(spec: Kernelspec, place: Place, patience: float) -> AsyncGenerat
         if manager.has_kernel:
             job_id = cast(SlurmProvisioner, manager.provisioner).job_id or ""
             await manager.shutdown_kernel(now=True)
-        end = await _end(place, job_id, clock) if job_id else None
-    if end is not None:
-        yield end
+    if job_id:
+        yield await _end(place, job_id, clock)
 
 
 async def _start(manager: AsyncKernelManager, patience: float, clock: _Clock) -> AsyncGenerator[Finding, None]:

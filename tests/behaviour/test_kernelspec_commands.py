@@ -24,7 +24,7 @@ def command(kernelspec, login, jupyter_home):
 
     def run(*words: str, code: int = 0, **environ: str) -> tuple[str, str]:
         environ = {**os.environ, **environ}
-        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, timeout=100, env=environ)
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, timeout=200, env=environ)
         assert done.returncode == code, done
         return done.stdout, done.stderr
 
@@ -121,6 +121,7 @@ def test_the_doctor_says_which_step_fails_and_what_to_do(command, kernelspec, co
     assert queue() == []
 
 
+@pytest.mark.timeout(480)  # it runs twice
 def test_the_doctor_finds_a_kernel_that_cannot_be_started(command, kernelspec):
     kernelspec("ill", argv=[sys.executable, "-m", "no_such_kernel", "-f", "{connection_file}"])
     found = checked(command, "ill", code=1)

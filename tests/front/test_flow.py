@@ -200,7 +200,6 @@ def test_who_is_asked_answers(served, clients, kernel):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(clients_module, "BACKLOG_BYTES", 1_000_000)
-    monkeypatch.setattr(clients_module, "PATIENCE", 2.0)
 
 
 SIZE = 10_000

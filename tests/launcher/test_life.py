@@ -451,14 +451,14 @@ def test_a_job_that_slurm_has_given_up_ends(make_job, answer):
 
 
 def test_slurm_is_asked_only_while_the_server_is_away(make_job):
-    job = make_job(constants={"FORGOTTEN_SECONDS": 1.0})
+    job = make_job(constants={"FORGOTTEN_SECONDS": 2.0})  # longer than an answer can take
     job.request["squeue"] = squeue(job, f"[ -e {job.base}/gone ] && echo PENDING || echo RUNNING")
     job.start()
     with job.supervisor():
         eventually(lambda: len(job.processes()) == 2, "the end of a question that came before us")
         before = times_asked(job)
         (job.base / "gone").touch()
-        time.sleep(2.5)
+        time.sleep(4.5)
         assert times_asked(job) == before
     assert job.wait() == 0
     assert times_asked(job) == before + 1

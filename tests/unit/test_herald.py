@@ -111,3 +111,25 @@ def test_a_kernel_that_ends_alone_has_crashed(monkeypatch):
         job.leave()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_job_that_ends_right_after_its_kernel_crashed_is_not_given_another_one(monkeypatch):
+    monkeypatch.setattr("slurm_provisioner.herald.WORD_OF_END", 0)
+    monkeypatch.setattr("slurm_provisioner.herald.REPLY_FIRST", 600)
+
+    async def main() -> None:
+        job = allocation()
+        herald, front = herald_of(job)
+        front.said_all.set()
+        await asyncio.sleep(0)
+        exits(job, {"code": 3})
+        await front.knows.wait()
+        front.knows.clear()
+        ends(job)
+        await front.knows.wait()
+        assert [type(error) for error in front.told] == [KernelDiedError, JobEndedError]
+        assert herald.exit_code is None, "else Jupyter would restart it"
+        herald.leave()
+        job.leave()
+
+    asyncio.run(asyncio.wait_for(main(), 60))

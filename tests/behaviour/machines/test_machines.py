@@ -13,7 +13,7 @@ from watched import JOB_ID, until, watched
 
 from slurm_provisioner.errors import JobEndedError, NodeUnreachableError
 
-pytestmark = pytest.mark.timeout(300)  # the controller is slow to give a node up
+pytestmark = pytest.mark.timeout(480)  # the controller is slow to give a node up
 
 NODES = ("c1", "c2")
 

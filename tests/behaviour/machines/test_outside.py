@@ -13,7 +13,7 @@ from kernels import eventually
 from trouble import node_of
 from watched import until, watched
 
-pytestmark = [pytest.mark.from_outside, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.from_outside, pytest.mark.timeout(480)]
 
 #: Jupyter on the login host, with a kernel.
 JUPYTER = """import time
@@ -43,7 +43,7 @@ def test_a_login_host_that_is_started_again_costs_no_kernel(kernelspec, hands, m
             job_id = kernel.job_id
             await asyncio.to_thread(hands.lose, "login")
             await cell.shows(r"^Job \d+ · no connection to c\d since ..:..:.. · ", timeout=60)
-            before = int(at.read_text() or 0)
+            before = int(await asyncio.to_thread(eventually, at.read_text, "a number"))
             await until(lambda: int(at.read_text() or 0) > before + 20, "that it counts on")
             await asyncio.to_thread(hands.back, "login")
             await cell.shows("no connection .* to ..:..:..$", timeout=60)
