@@ -200,6 +200,13 @@ class Stream:
         self.received += len(data)
         return data
 
+    def end(self) -> None:
+        """End it, and see that end: who closes a socket with something unread may lose what was sent last."""
+        self.connection.sendall(self.frame(END))
+        while self.recv(1 << 16):
+            pass
+        self.close()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.connection.sendall(self.frame(END))

@@ -250,5 +250,5 @@ def test_connections_leave_nothing_open(make_job):
             for _ in range(5):
                 job.dial(channel).close()
         for _ in range(5):
-            job.stream("shell").close()
+            job.stream("shell").end()
         eventually(lambda: open_files() == before, "the end of connections")
